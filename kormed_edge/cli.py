@@ -1,0 +1,81 @@
+"""The `kormed` command: one group, its commands loaded only when they are called.
+
+A stage whose packages are not installed, as on the edge image, is simply not there.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from kormed_edge import __version__
+from kormed_edge.errors import KormedError
+
+COMMANDS = {
+    "data": "train.commands",
+    "train": "train.commands",
+    "export": "export.commands",
+    "eval": "eval.commands",
+    "verify": "eval.commands",
+    "demo": "kormed_edge.demo",
+    "serve": "kormed_edge.commands",
+    "ask": "kormed_edge.commands",
+    "doctor": "kormed_edge.doctor",
+}
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "WANDB_DISABLED": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+    "BITSANDBYTES_NOWELCOME": "1",
+}
+HELP = """Teach a language model Korean essential medicine, prove what it kept, serve it offline.
+
+\b
+Exit codes: 0 done · 1 failed · 2 wrong use · 3 gate FAIL · 4 gate INCONCLUSIVE
+Example:    kormed demo
+"""
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class KormedGroup(click.Group):
+    """Loads commands lazily and turns domain errors into messages with their exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, module in COMMANDS.items() if _is_installed(module)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name])
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KormedError as error:
+            if os.environ.get("KORMED_DEBUG"):
+                raise
+            message = click.ClickException(str(error))
+            message.exit_code = error.exit_code
+            raise message from error
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
+@click.group(cls=KormedGroup, help=HELP, context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="kormed")
+def main() -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""`kormed serve` and `kormed ask`: the model at work."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kormed_edge.engine import Engine, verify_model
+from kormed_edge.errors import ConfigError
+from kormed_edge.manifest import read_manifest
+from kormed_edge.options import RUNS_DIR, RunOptions
+from kormed_edge.progress import console
+from kormed_edge.prompts import NOTICE, question_prompt
+from kormed_edge.runs import require_stage
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def model_options(command: Any) -> Any:
+    """Which GGUF, --model or --run with --type, and how it is loaded."""
+    for option in (
+        click.option("--run", "run_name", metavar="NAME", help="Take the GGUF of this run."),
+        click.option("--type", "type_", default="Q4_K_M", show_default=True, help="Which of the run's."),
+        click.option("--model", type=click.Path(dir_okay=False, path_type=Path), help="A GGUF file."),
+        click.option("--allow-unverified", is_flag=True, help="Load a file that no manifest names."),
+        click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]"),
+        click.option("--context", type=click.IntRange(min=64), default=4096, show_default=True,
+                     help="Tokens of question and answer together."),
+        click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True,
+                     help="Longest answer in tokens."),
+        RUNS_DIR,
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("serve")
+@model_options
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--insecure", is_flag=True, help="Serve on an address other than the loopback.")
+def serve_command(
+    run_name: str | None, type_: str, model: Path | None, allow_unverified: bool,
+    threads: int | None, context: int, max_new_tokens: int, runs_dir: Path,
+    host: str, port: int, insecure: bool,
+) -> None:  # fmt: skip
+    """Serve a GGUF on an OpenAI-compatible API, on this machine only by default.
+
+    \b
+    Example: kormed serve --run demo
+             kormed serve --model /models/demo-Q4_K_M.gguf --port 9000
+    """
+    import uvicorn
+
+    from kormed_edge.server import create_app
+
+    if host not in LOOPBACK and not insecure:
+        raise ConfigError(
+            f"--host {host} can be reached from other machines, and the API asks for no key",
+            f"one of {', '.join(LOOPBACK)}",
+            "leave --host out, or add --insecure if something else guards the address",
+        )
+    path = model_path(run_name, type_, model, runs_dir)
+    digest = verify_model(path, allow_unverified=allow_unverified)
+    engine = Engine(path, context=context, threads=threads)
+    app = create_app(engine, model=path.stem, sha256=digest, max_new_tokens=max_new_tokens)
+    console.print(f"{path} · SHA-256 {digest}\nhttp://{host}:{port}  (stop: Ctrl-C)", highlight=False)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=3)
+
+
+@click.command("ask")
+@click.argument("question", required=False)
+@model_options
+def ask_command(
+    question: str | None, run_name: str | None, type_: str, model: Path | None,
+    allow_unverified: bool, threads: int | None, context: int, max_new_tokens: int, runs_dir: Path,
+) -> None:  # fmt: skip
+    """Answer one QUESTION on the terminal; without one, read it from standard input.
+
+    \b
+    Example: kormed ask --run demo "급성 충수염의 전형적인 압통 부위는?"
+    """
+    text = question if question is not None else sys.stdin.read()
+    if not text.strip():
+        raise ConfigError("the question is empty", "some text", 'kormed ask --run demo "질문"')
+    path = model_path(run_name, type_, model, runs_dir)
+    verify_model(path, allow_unverified=allow_unverified)
+    answer(Engine(path, context=context, threads=threads), text, max_new_tokens)
+
+
+def model_path(run_name: str | None, type_: str, model: Path | None, runs_dir: Path) -> Path:
+    """The file that --model names, or a run's GGUF of the wanted type."""
+    if (model is None) == (run_name is None):
+        raise ConfigError("--model and --run: both or neither given", "one of them", "kormed ask --run demo")
+    if model is not None:
+        return model
+    folder = require_stage(runs_dir / str(run_name), "gguf")
+    models: dict[str, str] = read_manifest(folder).settings["models"]
+    if type_ not in models:
+        raise ConfigError(
+            f"--type {type_} is not in {folder}",
+            f"one of {', '.join(models)}",
+            f'kormed export --run {run_name} --set "export.types=[{type_}]" --force',
+        )
+    return folder / models[type_]
+
+
+def answer(engine: Engine, question: str, max_new_tokens: int) -> None:
+    """Stream one answer to standard output, the notice to standard error."""
+    for piece in engine.stream(engine.encode(question_prompt(question)), max_tokens=max_new_tokens):
+        click.echo(piece.text, nl=False)
+    click.echo()
+    console.print(NOTICE, style="dim", highlight=False)
+
+
+def ask_run(options: RunOptions, question: str) -> None:
+    """Ask a run's smallest GGUF, as `kormed ask` does; for the demo."""
+    runs_dir, name = options.run.parent, options.run.name
+    path = model_path(name, options.config.values.export.types[-1], None, runs_dir)
+    verify_model(path)
+    click.echo(f"질문: {question}\n답변: ", nl=False)
+    answer(Engine(path), question, 96)

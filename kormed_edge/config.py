@@ -1,0 +1,200 @@
+"""The settings of a run: one YAML file, checked strictly, every value overridable.
+
+A value's source (default, file, command line) is kept, so that a run can print what it is about
+to do and where each setting came from.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kormed_edge.errors import ConfigError
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Which records, and how they are split."""
+
+    source: str = Field("samples", description="AI Hub folder or zip, JSONL, or KorMedMCQA")
+    scheme: Literal["paper", "official"] = Field("paper", description="pool and re-split, or AI Hub's own split")
+    ratios: tuple[Ratio, Ratio, Ratio] = Field((0.8, 0.1, 0.1), description="train, valid, test")
+    seed: int = 42
+    on_invalid: Literal["error", "drop"] = Field("error", description="a bad record stops, or is dropped and listed")
+    dedupe: bool = Field(False, description="remove from train what also stands in valid or test")
+
+    @model_validator(mode="after")
+    def _ratios_sum_to_one(self) -> "DataConfig":
+        if abs(sum(self.ratios) - 1) > 1e-9:
+            raise ValueError(f"ratios must sum to 1, these sum to {sum(self.ratios):g}")
+        return self
+
+
+class TrainConfig(Section):
+    """NF4 QLoRA; the defaults are Tables 1 and 2 of the paper."""
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    dropout: Ratio = 0.05
+    target_modules: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    epochs: float = Field(3.0, gt=0)
+    max_steps: int | None = Field(None, gt=0, description="optimizer steps; overrides epochs")
+    batch_size: int = Field(2, gt=0, description="samples per micro-batch")
+    gradient_accumulation: int = Field(8, gt=0, description="micro-batches per optimizer step")
+    learning_rate: float = Field(2e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: Ratio = 0.05
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(1024, gt=0, description="tokens; longer samples are cut")
+    optimizer: Literal["paged_adamw_8bit", "adamw_8bit", "adamw_torch"] = "paged_adamw_8bit"
+    gradient_checkpointing: bool = True
+    loss: Literal["sequence", "answer"] = Field("sequence", description="tokens that the loss counts")
+    seed: int = 42
+    log_steps: int = Field(10, gt=0)
+    eval_steps: int = Field(100, gt=0, description="optimizer steps between validations")
+    save_steps: int = Field(100, gt=0, description="optimizer steps between checkpoints")
+
+
+class ExportConfig(Section):
+    types: tuple[str, ...] = Field(("Q8_0", "Q4_K_M"), description="llama.cpp quantization types")
+    parity_prompts: int = Field(8, gt=0, description="validation prompts whose logits are compared")
+
+
+class GateConfig(Section):
+    """Thresholds of the retention gate; shares of one, differences candidate minus reference."""
+
+    reference: str = "adapter"
+    candidate: str = "gguf:Q4_K_M"
+    margin: float = Field(-0.02, le=0, description="accuracy")
+    rouge_margin: float = Field(-0.01, le=0, description="rouge_ko L")
+    max_flips: Ratio = 0.08
+    max_rate_increase: Ratio = Field(0.005, description="unread, missing end, Han leak")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class EvalConfig(Section):
+    arms: tuple[str, ...] | None = Field(None, description="null: base, adapter and every GGUF")
+    max_new_tokens: int = Field(256, gt=0)
+    batch_size: int = Field(8, gt=0, description="items a batch, Hugging Face arms")
+    limit: int | None = Field(None, gt=0, description="items an arm; marks results as not for release")
+    gate: GateConfig = GateConfig()
+
+
+class RunConfig(Section):
+    """Everything that a run is made from."""
+
+    base: str = Field("Qwen/Qwen2.5-7B-Instruct", description="hub id, folder, GGUF file, or smollm2-135m")
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    export: ExportConfig = ExportConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A checked configuration and, for every dotted key, the place its value came from."""
+
+    values: RunConfig
+    sources: Mapping[str, str]
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        for key, value in _leaves(self.values.model_dump(mode="json")):
+            yield key, value, self.sources.get(key, "default")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.values.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+
+
+def load_config(path: Path | None, overrides: Iterable[str] = ()) -> ResolvedConfig:
+    """Read a run's YAML and apply `key=value` overrides; all mistakes are reported at once."""
+    tree = _read_yaml(path) if path else {}
+    sources = {key: str(path) for key, _ in _leaves(tree)}
+    mistakes = []
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            mistakes.append(f"--set {override}: expected key=value")
+            continue
+        try:
+            _put(tree, key.strip(), yaml.safe_load(text))
+            sources[key.strip()] = "command line"
+        except (yaml.YAMLError, TypeError) as error:
+            mistakes.append(f"--set {override}: {error}")
+    try:
+        values = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        mistakes += [_describe(e) for e in error.errors()]
+    if mistakes:
+        raise ConfigError(
+            f"{len(mistakes)} mistake(s) in {path or 'the command line'}:\n  " + "\n  ".join(mistakes),
+            "the keys and ranges of docs/config.md",
+            "mend the lines above",
+        )
+    return ResolvedConfig(values, sources)
+
+
+def known_keys() -> Iterator[tuple[str, Any, str]]:
+    """Every key with its default and its meaning, for the documentation."""
+    yield from _keys_of(RunConfig, "")
+
+
+def _keys_of(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _keys_of(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.default, field.description or ""
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist",
+            "a YAML file of settings",
+            "choose one with --config FILE; those of the kit are in configs/",
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}", "key: value lines") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}", "a mapping of settings")
+    return tree
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise TypeError(f"{parent} is a value, not a section")
+    tree[last] = value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    return f"{key}: {error['msg']} (found {error['input']!r})"

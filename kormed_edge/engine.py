@@ -1,0 +1,116 @@
+"""The engine: one GGUF answered by llama.cpp, the same for `eval`, `ask` and the service."""
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kormed_edge.errors import EngineError
+from kormed_edge.manifest import MANIFEST, read_manifest, sha256_file
+from kormed_edge.prompts import END
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer as it streams; the last one carries the finish reason."""
+
+    text: str
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Engine:
+    """One model, one request at a time; the longest common prefix of two prompts is kept."""
+
+    def __init__(self, model: Path, *, context: int = 4096, threads: int | None = None) -> None:
+        """Load a GGUF. `context` is in tokens. Raises `EngineError` when llama.cpp cannot."""
+        import llama_cpp
+
+        if not model.is_file():
+            raise EngineError(f"{model} does not exist", "a GGUF file", "make export")
+        cores = threads or len(os.sched_getaffinity(0))
+        try:
+            self._llama = llama_cpp.Llama(
+                str(model),
+                n_ctx=context,
+                n_threads=cores,
+                n_threads_batch=cores,
+                n_gpu_layers=-1,
+                chat_format="chatml",  # the file's own template is a program; it is never run
+                verbose=False,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(
+                f"{model}: llama.cpp cannot load it: {error}",
+                "a complete GGUF of a supported architecture",
+                "make export, or copy the file again",
+            ) from None
+        self.context = context
+        self._lock = threading.Lock()
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a rendered prompt; `EngineError` when they leave no room for an answer.
+
+        ChatML carries its own start token, so none is added.
+        """
+        ids = self._llama.tokenize(prompt.encode(), add_bos=False, special=True)
+        if len(ids) >= self.context:
+            raise EngineError(
+                f"the prompt has {len(ids)} tokens",
+                f"fewer than the context of {self.context}",
+                "shorten the question, or serve with a larger --context",
+            )
+        return ids
+
+    def stream(self, ids: list[int], *, max_tokens: int) -> Iterator[Piece]:
+        """Generate greedily after a prompt's token ids, piece by piece."""
+        with self._lock:
+            chunks = self._llama.create_completion(
+                ids, max_tokens=max_tokens, temperature=0.0, stream=True, stop=[END]
+            )
+            for chunk in chunks:
+                choice = chunk["choices"][0]  # type: ignore[index]
+                yield Piece(choice["text"], choice["finish_reason"])
+
+    def answer(self, prompt: str, *, max_tokens: int) -> Answer:
+        ids = self.encode(prompt)
+        pieces = list(self.stream(ids, max_tokens=max_tokens))
+        text = "".join(piece.text for piece in pieces)
+        written = self._llama.tokenize(text.encode(), add_bos=False, special=False)
+        return Answer(text, pieces[-1].finish_reason or "stop", len(ids), len(written))
+
+
+def verify_model(model: Path, *, allow_unverified: bool = False) -> str:
+    """SHA-256 of a GGUF, checked against the manifest beside it before anything is loaded.
+
+    Raises `EngineError` when the hash differs, or when there is no manifest that names the file
+    and `allow_unverified` is not set.
+    """
+    if not model.is_file():
+        raise EngineError(f"{model} does not exist", "a GGUF file", "make export")
+    digest = sha256_file(model)
+    expected = None
+    if (model.parent / MANIFEST).is_file():
+        entry = read_manifest(model.parent).files.get(model.name)
+        expected = entry.sha256 if entry else None
+    if expected is None and not allow_unverified:
+        raise EngineError(
+            f"{model} is not named in a {MANIFEST} beside it",
+            "a model with its manifest, as `kormed export` writes them",
+            "copy the manifest too, or give --allow-unverified",
+        )
+    if expected not in (None, digest):
+        raise EngineError(
+            f"{model} has SHA-256 {digest}",
+            f"{expected}, as its manifest says",
+            "copy the model again; do not use this file",
+        )
+    return digest
