@@ -1,0 +1,1 @@
+"""From AI Hub records to splits, and from splits to an adapter."""
