@@ -1,0 +1,1 @@
+"""Answers scored, arms compared, and the gate that says whether accuracy held."""

@@ -1,0 +1,111 @@
+"""Arms: the model states that are evaluated, each able to answer records greedily.
+
+`base` and `adapter` are Hugging Face models in NF4, the way the adapter was trained; `gguf:*` run
+in the edge engine, the same that serves.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.predictions import Prediction, make_prediction
+from kormed_edge.engine import Engine
+from kormed_edge.errors import EvalError
+from kormed_edge.prompts import question_prompt
+from kormed_edge.records import Record
+
+HUGGING_FACE_ARMS = ("base", "adapter")
+GGUF_PREFIX = "gguf:"
+
+
+def gguf_files(folder: Path) -> dict[str, Path]:
+    """Arm name to file for every model GGUF of a run: NAME-Q8_0.gguf is the arm gguf:Q8_0."""
+    from kormed_edge.manifest import read_manifest
+
+    models: dict[str, str] = read_manifest(folder).settings["models"]
+    return {f"{GGUF_PREFIX}{type_}": folder / name for type_, name in models.items()}
+
+
+def choose_arms(wanted: Sequence[str] | None, ggufs: dict[str, Path]) -> list[str]:
+    """The wanted arms, or all that the run has; an arm that it lacks is an error."""
+    known = [*HUGGING_FACE_ARMS, *ggufs]
+    unknown = [arm for arm in wanted or () if arm not in known]
+    if unknown:
+        raise EvalError(
+            f"eval.arms: {', '.join(unknown)} not in this run",
+            f"some of {', '.join(known)}",
+            "export that type first: --set export.types=[...]",
+        )
+    return list(wanted or known)
+
+
+def answer_with_gguf(
+    model: Path, records: Sequence[Record], max_new_tokens: int
+) -> Iterator[Prediction]:
+    """Answer one by one; similar prompts follow one another, so that their KV is reused."""
+    engine = Engine(model)
+    for record in records:
+        started = time.perf_counter()
+        answer = engine.answer(question_prompt(record.question), max_tokens=max_new_tokens)
+        yield make_prediction(
+            record,
+            answer.text.strip(),
+            answer.finish_reason,
+            answer.completion_tokens,
+            time.perf_counter() - started,
+        )
+
+
+class HuggingFaceArms:
+    """`base` and `adapter` on one loaded NF4 model; the base is the adapter switched off."""
+
+    def __init__(self, base: Path, adapter: Path) -> None:
+        from peft import PeftModel
+
+        from kormed_edge.nf4 import load_nf4, load_tokenizer
+
+        self.tokenizer = load_tokenizer(adapter)
+        self.tokenizer.padding_side = "left"
+        self.model = PeftModel.from_pretrained(load_nf4(base), str(adapter)).eval()
+
+    def answer(
+        self, arm: str, records: Sequence[Record], max_new_tokens: int, batch_size: int
+    ) -> Iterator[Prediction]:
+        """Answer in batches of similar length, longest first, so that memory fails early."""
+        ordered = sorted(records, key=lambda r: len(r.question), reverse=True)
+        for start in range(0, len(ordered), batch_size):
+            batch = ordered[start : start + batch_size]
+            if arm == "base":
+                with self.model.disable_adapter():
+                    yield from self._answer_batch(batch, max_new_tokens)
+            else:
+                yield from self._answer_batch(batch, max_new_tokens)
+
+    def _answer_batch(self, batch: Sequence[Record], max_new_tokens: int) -> Iterator[Prediction]:
+        import torch
+
+        started = time.perf_counter()
+        prompts = [question_prompt(record.question) for record in batch]
+        inputs = self.tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+        inputs = inputs.to(self.model.device)
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.tokenizer.eos_token_id,
+            )
+        answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+        seconds = (time.perf_counter() - started) / len(batch)
+        for record, ids in zip(batch, answers, strict=True):
+            yield self._prediction(record, ids, seconds)
+
+    def _prediction(self, record: Record, ids: list[int], seconds: float) -> Prediction:
+        ended = self.tokenizer.eos_token_id in ids
+        written: list[int] = ids[: ids.index(self.tokenizer.eos_token_id)] if ended else ids
+        text: Any = self.tokenizer.decode(written, skip_special_tokens=True)
+        return make_prediction(
+            record, text.strip(), "stop" if ended else "length", len(written), seconds
+        )

@@ -1,0 +1,183 @@
+"""`kormed eval` and `kormed verify`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from eval.predictions import append_predictions, file_name, read_predictions, remaining
+from kormed_edge.base import base_folder
+from kormed_edge.config import EvalConfig
+from kormed_edge.errors import StageError
+from kormed_edge.manifest import read_manifest, write_json
+from kormed_edge.options import RUN, RUNS_DIR, RunOptions, run_options
+from kormed_edge.progress import Update, console, progress
+from kormed_edge.records import read_records
+from kormed_edge.runs import open_stage, require_stage, verify_chain
+
+COLUMNS = (
+    ("multiple choice %", "accuracy"),
+    ("unread %", "unread"),
+    ("ROUGE-L ko %", "rouge_ko_rougeL"),
+    ("ROUGE-L paper %", "rouge_paper_rougeL"),
+)
+GATE_EXIT = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
+
+
+@click.command("eval")
+@run_options
+def eval_command(options: RunOptions) -> None:
+    """Answer the test split with every arm, score the answers, ask the gate, write the report.
+
+    \b
+    Example: kormed eval --run demo
+             kormed eval --run demo --set "eval.arms=[adapter, gguf:Q4_K_M]" --force
+    """
+    evaluate(options)
+    report(options)
+
+
+@click.command("verify")
+@RUN
+@RUNS_DIR
+@click.pass_context
+def verify_command(ctx: click.Context, run_name: str, runs_dir: Path) -> None:
+    """Check a run's manifests and files, then decide the gate anew from its predictions.
+
+    \b
+    Exit codes: 0 PASS · 1 damaged or unfinished · 3 FAIL · 4 INCONCLUSIVE
+    Example:    kormed verify --run demo
+    """
+    run = runs_dir / run_name
+    problems = verify_chain(run)
+    if problems:
+        shown = "\n  ".join(problems[:20])
+        raise StageError(
+            f"{run}: {len(problems)} difference(s) from its manifests:\n  {shown}",
+            "the files that the stages wrote",
+            "restore the files, or run the stage again with --force",
+        )
+    folder = require_stage(run, "eval")
+    config = EvalConfig.model_validate(read_manifest(folder).settings["eval"])
+    verdict = decide_from_files(folder, config)
+    console.print(f"{run}: every file as its manifest says")
+    show_verdict(verdict)
+    ctx.exit(GATE_EXIT[verdict["outcome"]])
+
+
+def evaluate(options: RunOptions) -> None:
+    from eval.arms import choose_arms, gguf_files
+
+    config = options.config.values.eval
+    options.show("eval")
+    gguf = require_stage(options.run, "gguf")
+    arms = choose_arms(config.arms, gguf_files(gguf))
+    settings = {"eval": config.model_dump(mode="json")}
+    with open_stage(
+        options.run, "eval", settings, inputs=["data", "adapter", "gguf"],
+        resumable=True, force=options.force,
+    ) as draft:  # fmt: skip
+        if draft is None:
+            console.print(f"{options.run / 'eval'}: finished already")
+            return
+        source = read_manifest(gguf)
+        draft.base, draft.seed = source.base, source.seed
+        draft.facts["arms"] = arms
+        _answer_all(options.run, config, arms, draft.folder)
+        with progress("eval: score", len(arms)) as update:
+            write_json(draft.folder / "scores.json", _score_all(arms, draft.folder, update))
+        write_json(draft.folder / "verdict.json", decide_from_files(draft.folder, config))
+
+
+def _answer_all(run: Path, config: EvalConfig, arms: list[str], folder: Path) -> None:
+    """Answer every item that has no prediction yet; Hugging Face arms share one loaded model."""
+    from eval.arms import HUGGING_FACE_ARMS, HuggingFaceArms, answer_with_gguf, gguf_files
+
+    records = read_records(run / "data" / "test.jsonl")[: config.limit]
+    models = gguf_files(run / "gguf")
+    shared = None
+    for arm in arms:
+        path = folder / file_name(arm)
+        left = remaining(path, records)
+        if not left:
+            continue
+        if arm in HUGGING_FACE_ARMS:
+            if shared is None:
+                trained = read_manifest(run / "adapter")
+                shared = HuggingFaceArms(base_folder(trained), run / "adapter")
+            answers = shared.answer(arm, left, config.max_new_tokens, config.batch_size)
+        else:
+            answers = answer_with_gguf(models[arm], left, config.max_new_tokens)
+        with progress(f"eval: {arm}", len(records)) as update:
+            for count in append_predictions(path, answers):
+                update(len(records) - len(left) + count)
+
+
+def _score_all(arms: list[str], folder: Path, update: Update) -> dict[str, Any]:
+    from eval.scores import score_arm
+
+    scores = {}
+    for done, arm in enumerate(arms, 1):
+        scores[arm] = score_arm(read_predictions(folder / file_name(arm)))
+        update(done, note=arm)
+    return scores
+
+
+def decide_from_files(folder: Path, config: EvalConfig) -> dict[str, Any]:
+    """The gate's verdict on two arms' predictions files, JSON-ready."""
+    from eval.gate import Thresholds, decide
+
+    gate = config.gate
+    limits = Thresholds(**gate.model_dump(exclude={"reference", "candidate"}))
+    verdict = decide(
+        read_predictions(folder / file_name(gate.reference)),
+        read_predictions(folder / file_name(gate.candidate)),
+        limits,
+        limited=config.limit is not None,
+    )
+    arms = {"reference": gate.reference, "candidate": gate.candidate}
+    return {**arms, **verdict.model_dump(mode="json")}
+
+
+def report(options: RunOptions) -> None:
+    """Write report/index.html from what the other stages left."""
+    from eval.report import write_report
+
+    inputs = ["data", "adapter", "gguf", "eval"]
+    with open_stage(options.run, "report", {}, inputs=inputs, force=options.force) as draft:
+        if draft is not None:
+            source = read_manifest(options.run / "eval")
+            draft.base, draft.seed = source.base, source.seed
+            write_report(options.run, draft.folder)
+    show_scores(options.run)
+
+
+def show_scores(run: Path) -> None:
+    """Print arms by scores, the verdict with its reasons, and where the report is."""
+    scores = json.loads((run / "eval" / "scores.json").read_text(encoding="utf-8"))
+    verdict = json.loads((run / "eval" / "verdict.json").read_text(encoding="utf-8"))
+    table = Table("arm", *(title for title, _ in COLUMNS), box=None, pad_edge=False)
+    for arm, score in scores.items():
+        table.add_row(arm, *(_cell(score["overall"].get(metric)) for _, metric in COLUMNS))
+    console.print(table)
+    show_verdict(verdict)
+    console.print(f"report: {run / 'report' / 'index.html'}", highlight=False)
+
+
+def show_verdict(verdict: dict[str, Any]) -> None:
+    colour = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}[verdict["outcome"]]
+    pair = f"{verdict['reference']} → {verdict['candidate']}"
+    console.print(f"gate {pair}: [bold {colour}]{verdict['outcome']}[/]", highlight=False)
+    for reason in verdict["reasons"]:
+        console.print(f"  {reason['en']}", highlight=False, markup=False)
+
+
+def _cell(number: dict[str, float] | None) -> str:
+    """A score in percent with its interval and n."""
+    if number is None:
+        return "–"
+    value, low, high = (100 * number[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}–{high:.1f}] n={number['n']}"

@@ -1,0 +1,60 @@
+"""Predictions: one JSON line an item, appended as it is answered, so that a stopped arm resumes."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kormed_edge.errors import EvalError
+from kormed_edge.records import Record
+
+Prediction = dict[str, Any]
+
+
+def file_name(arm: str) -> str:
+    """Name of an arm's predictions file; a colon is no part of a portable file name."""
+    return arm.replace(":", "-") + ".jsonl"
+
+
+def make_prediction(
+    record: Record, output: str, finish_reason: str, n_tokens: int, seconds: float
+) -> Prediction:
+    return {
+        **record.to_dict(),
+        "output": output,
+        "finish_reason": finish_reason,
+        "n_tokens": n_tokens,
+        "seconds": round(seconds, 4),
+    }
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Every complete line of a predictions file; none if there is no file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise EvalError(
+            f"{path}: line {error.lineno} is not JSON", "one JSON object a line", "make eval"
+        ) from None
+
+
+def remaining(path: Path, records: Iterable[Record]) -> list[Record]:
+    """Records that a stopped arm has not answered; a line that a kill cut short is removed."""
+    if path.exists():
+        whole = path.read_bytes()
+        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+    done = {p["qa_id"] for p in read_predictions(path)}
+    return [record for record in records if record.qa_id not in done]
+
+
+def append_predictions(path: Path, predictions: Iterable[Prediction]) -> Iterator[int]:
+    """Write predictions as they come; yields how many are written."""
+    with path.open("a", encoding="utf-8") as file:
+        for count, prediction in enumerate(predictions, 1):
+            file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+            file.flush()
+            yield count

@@ -1,0 +1,147 @@
+import json
+from typing import Any
+
+import pytest
+
+from eval.scores import correct_option, find_problems, score_arm, score_item
+from kormed_edge.errors import EvalError
+
+QUESTION = "가장 적절한 검사는?\n1) 심전도\n2) 흉부 엑스선\n3) 초음파\n4) 뇌파\n5) 내시경"
+
+
+def prediction(qa_id: str, **changes: Any) -> dict[str, Any]:
+    row = {
+        "qa_id": qa_id,
+        "domain": "emergency",
+        "q_type": "multiple_choice",
+        "question": QUESTION,
+        "answer": "3) 초음파",
+        "output": "3) 초음파",
+        "finish_reason": "stop",
+        "n_tokens": 5,
+        "seconds": 0.1,
+    }
+    return row | changes
+
+
+def short(qa_id: str, **changes: Any) -> dict[str, Any]:
+    row = {"q_type": "short_answer", "question": "병명은?", "answer": "천식", "output": "천식이다"}
+    return prediction(qa_id, **(row | changes))
+
+
+def descriptive(qa_id: str, **changes: Any) -> dict[str, Any]:
+    text = "기관지가 수축한다."
+    row = {"q_type": "descriptive", "question": "설명하시오.", "answer": text, "output": text}
+    return prediction(qa_id, **(row | changes))
+
+
+def test_multiple_choice_item() -> None:
+    item = score_item(prediction("a", output="정답은 3번입니다"))
+    assert (item.option, item.reason) == (3, "stated")
+    assert item.values["accuracy"] is True
+    assert item.values["accuracy_strict"] is False
+    assert item.values["unread"] is False
+    assert "exact_match" not in item.values
+
+
+def test_unread_is_wrong_and_counted() -> None:
+    item = score_item(prediction("a", output="2번 또는 3번"))
+    assert (item.option, item.values["accuracy"], item.values["unread"]) == (None, False, True)
+
+
+def test_short_answer_item() -> None:
+    values = score_item(short("a")).values
+    assert (values["exact_match"], values["char_f1"]) == (True, 1.0)
+    assert "accuracy" not in values
+
+
+def test_the_papers_rouge_stands_beside_the_one_to_trust() -> None:
+    values = score_item(prediction("a", output="3) 뇌파")).values
+    assert values["rouge_paper_L"] == 1 > values["rouge_ko_L"]
+
+
+def test_cut_answer_with_chinese() -> None:
+    values = score_item(descriptive("a", output="支气管", finish_reason="length")).values
+    assert (values["han_leak"], values["missing_end"], values["length"]) == (True, True, 3.0)
+
+
+def test_correct_option_comes_from_the_reference() -> None:
+    assert correct_option(prediction("a", answer="5) 내시경")) == 5
+    assert correct_option(prediction("a", answer="6) 없음")) is None
+
+
+ARM = [
+    prediction("a"),
+    prediction("b", output="2) 흉부 엑스선", domain="obgyn"),
+    prediction("c", output="3"),
+    short("d"),
+    descriptive("e"),
+]
+
+
+def test_arm_has_n_and_an_interval_beside_every_value() -> None:
+    scores = score_arm(ARM)
+    accuracy = scores["overall"]["accuracy"]
+    assert (accuracy["value"], accuracy["n"]) == (2 / 3, 3)
+    assert 0 < accuracy["low"] < 2 / 3 < accuracy["high"] < 1
+    assert scores["overall"]["rouge_ko_L"]["n"] == scores["n"] == 5
+    json.dumps(scores, allow_nan=False)
+
+
+def test_groups_hold_only_what_they_have() -> None:
+    scores = score_arm(ARM)
+    assert set(scores["by_q_type"]) == {"multiple_choice", "short_answer", "descriptive"}
+    assert "accuracy" not in scores["by_q_type"]["descriptive"]
+    assert scores["by_domain"]["obgyn"]["accuracy"]["value"] == 0
+    assert "exact_match" not in scores["by_domain"]["obgyn"]
+    assert "pediatrics" not in scores["by_domain"]
+
+
+def test_type_mean_weighs_the_three_types_alike() -> None:
+    arm = [*ARM, descriptive("f", output="모른다")]
+    scores = score_arm(arm)
+    types = [group["rouge_char_L"]["value"] for group in scores["by_q_type"].values()]
+    mean = scores["type_mean"]["rouge_char_L"]
+    assert mean["value"] == pytest.approx(sum(types) / 3)
+    assert (mean["n"], mean["low"] <= mean["value"] <= mean["high"]) == (6, True)
+    assert "accuracy" not in scores["type_mean"]
+
+
+def test_type_mean_needs_all_three_types() -> None:
+    assert score_arm(ARM[:4])["type_mean"] == {}
+
+
+def test_readings_say_how_answers_were_given() -> None:
+    assert score_arm(ARM)["readings"] == {"leading_number": 3}
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([], "no predictions"),
+        (None, "not a list of predictions"),
+        ("text", "not a list of predictions"),
+        ([None], "line 1:  Input should be"),
+        ([prediction("a"), prediction("a")], "a: 2 times"),
+        ([prediction("a", output=None)], "line 1: output"),
+        ([prediction("a", finish_reason="error")], "line 1: finish_reason"),
+        ([prediction("a", q_type="객관식")], "line 1: q_type"),
+        ([prediction("a", seconds=float("nan"))], "line 1: seconds"),
+        ([prediction("a", answer="초음파")], "a: the reference answer names none"),
+        ([prediction("a", answer=" ")], "line 1: answer"),
+        ([prediction("a", output=" ")], "every output is empty"),
+        ([{"qa_id": "a"}], "line 1: domain Field required"),
+    ],
+)
+def test_problems_are_named(rows: Any, problem: str) -> None:
+    assert find_problems(rows)[0].startswith(problem)
+
+
+def test_only_the_first_problems_are_listed() -> None:
+    problems = find_problems([{}] * 1000)
+    assert (len(problems), problems[-1]) == (6, "and 995 more")
+
+
+def test_bad_predictions_raise_a_kormed_error() -> None:
+    with pytest.raises(EvalError, match="a: 2 times"):
+        score_arm([prediction("a"), prediction("a")])
