@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from eval.predictions import append_predictions, file_name, read_predictions, remaining
@@ -21,8 +20,8 @@ from kormed_edge.runs import open_stage, require_stage, verify_chain
 COLUMNS = (
     ("multiple choice %", "accuracy"),
     ("unread %", "unread"),
-    ("ROUGE-L ko %", "rouge_ko_rougeL"),
-    ("ROUGE-L paper %", "rouge_paper_rougeL"),
+    ("ROUGE-L ko %", "rouge_ko_L"),
+    ("ROUGE-L paper %", "rouge_paper_L"),
 )
 GATE_EXIT = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
 
@@ -128,14 +127,13 @@ def _score_all(arms: list[str], folder: Path, update: Update) -> dict[str, Any]:
 
 def decide_from_files(folder: Path, config: EvalConfig) -> dict[str, Any]:
     """The gate's verdict on two arms' predictions files, JSON-ready."""
-    from eval.gate import Thresholds, decide
+    from eval.gate import decide
 
     gate = config.gate
-    limits = Thresholds(**gate.model_dump(exclude={"reference", "candidate"}))
     verdict = decide(
         read_predictions(folder / file_name(gate.reference)),
         read_predictions(folder / file_name(gate.candidate)),
-        limits,
+        gate,
         limited=config.limit is not None,
     )
     arms = {"reference": gate.reference, "candidate": gate.candidate}

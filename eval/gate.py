@@ -22,6 +22,7 @@ from eval.statistics import (
     rate_interval,
     tango_lower_bound,
 )
+from kormed_edge.config import Thresholds
 
 GATE_VERSION = "1"
 POWER = 0.80
@@ -36,22 +37,6 @@ Pair = tuple[ItemScore, ItemScore]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Thresholds(_Frozen):
-    """What an arm may lose against the one before it; differences are candidate − reference."""
-
-    margin: float = Field(default=-0.02, ge=-1, lt=0, description="accuracy, multiple choice")
-    rouge_margin: float = Field(
-        default=-0.01, ge=-1, lt=0, description="rouge_ko ROUGE-L, all items"
-    )
-    max_flips: float = Field(
-        default=0.08, gt=0, le=1, description="share of items right in one arm only"
-    )
-    max_rate_increase: float = Field(
-        default=0.005, gt=0, le=1, description="unread answers, missing ends, Han leak"
-    )
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of every one-sided bound")
 
 
 class Note(_Frozen):

@@ -29,17 +29,18 @@ def make_prediction(
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Every complete line of a predictions file; none if there is no file."""
+    """Every complete line of a predictions file; none if there is no file.
+
+    Split at line feeds only: a model's text may hold U+2028, which `splitlines` would cut at.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         return []
     try:
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines if line]
     except json.JSONDecodeError as error:
-        raise EvalError(
-            f"{path}: line {error.lineno} is not JSON", "one JSON object a line", "make eval"
-        ) from None
+        raise EvalError(f"{path}: {error}", "one JSON object a line", "make eval") from None
 
 
 def remaining(path: Path, records: Iterable[Record]) -> list[Record]:

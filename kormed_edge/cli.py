@@ -5,8 +5,10 @@ A stage whose packages are not installed, as on the edge image, is simply not th
 
 import importlib
 import importlib.util
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -75,6 +77,11 @@ def _is_installed(module: str) -> bool:
 def main() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    # Libraries about themselves: a kernel that has a fallback, a name that will change.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -71,16 +71,27 @@ class ExportConfig(Section):
     parity_prompts: int = Field(8, gt=0, description="validation prompts whose logits are compared")
 
 
-class GateConfig(Section):
-    """Thresholds of the retention gate; shares of one, differences candidate minus reference."""
+class Thresholds(Section):
+    """What an arm may lose against the one before it; differences are candidate − reference."""
+
+    margin: float = Field(default=-0.02, ge=-1, lt=0, description="accuracy, multiple choice")
+    rouge_margin: float = Field(
+        default=-0.01, ge=-1, lt=0, description="rouge_ko ROUGE-L, all items"
+    )
+    max_flips: float = Field(
+        default=0.08, gt=0, le=1, description="share of items right in one arm only"
+    )
+    max_rate_increase: float = Field(
+        default=0.005, gt=0, le=1, description="unread answers, missing ends, Han leak"
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of every one-sided bound")
+
+
+class GateConfig(Thresholds):
+    """The retention gate: which arm is held against which, and how much it may lose."""
 
     reference: str = "adapter"
     candidate: str = "gguf:Q4_K_M"
-    margin: float = Field(-0.02, le=0, description="accuracy")
-    rouge_margin: float = Field(-0.01, le=0, description="rouge_ko L")
-    max_flips: Ratio = 0.08
-    max_rate_increase: Ratio = Field(0.005, description="unread, missing end, Han leak")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
 class EvalConfig(Section):

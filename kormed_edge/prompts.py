@@ -6,6 +6,7 @@ loader would execute (CVE-2024-34359).
 
 from collections.abc import Sequence
 from typing import TypedDict
+from unicodedata import normalize
 
 from kormed_edge.records import Record
 
@@ -40,9 +41,11 @@ def record_messages(record: Record) -> list[Message]:
 def render_chatml(messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
     """ChatML text of a conversation, equal to what the template of Qwen2.5 and SmolLM2 gives.
 
+    Contents become NFC, which Hugging Face's Qwen tokenizer would do and llama.cpp would not: a
+    question typed with decomposed Hangul must give both the same tokens.
     Source: `chat_template` in Qwen2.5-7B-Instruct's tokenizer_config.json, without tools.
     """
-    turns = [f"{START}{m['role']}\n{m['content']}{END}\n" for m in messages]
+    turns = [f"{START}{m['role']}\n{normalize('NFC', m['content'])}{END}\n" for m in messages]
     return "".join(turns) + (f"{START}assistant\n" if add_generation_prompt else "")
 
 

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from eval.gate import Check, Thresholds, Verdict, decide, items_needed
+from eval.gate import Check, Verdict, decide, items_needed
+from kormed_edge.config import Thresholds
 
 QUESTION = "가장 적절한 검사는?\n1) 심전도\n2) 흉부 엑스선\n3) 초음파\n4) 뇌파\n5) 내시경"
 Rows = list[dict[str, Any]]

@@ -153,9 +153,11 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mean_kld", "same_top", "positions", "passed"),
     [
-        (0.001, 0.995, 9, True),
-        (0.0011, 1.0, 9, False),
-        (0.0, 0.99, 9, False),
+        (0.001, 0.995, 10_000, True),
+        (0.0011, 1.0, 10_000, False),
+        (0.0, 0.99, 10_000, False),
+        (0.0, 0.99, 200, True),
+        (0.0, 0.96, 200, False),
         (math.nan, 1.0, 9, False),
         (0.0, 1.0, 0, False),
     ],

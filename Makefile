@@ -1,0 +1,71 @@
+# Every job of the kit. `make` alone prints this help, generated from the lines below.
+RUN     ?= demo
+CONFIG  ?=
+BASE    ?=
+DATA    ?=
+PYTHON  ?= python3
+VENV    ?= .venv
+ENGINE  ?= docker
+DOCKER  ?= $(ENGINE)
+KORMED  := $(VENV)/bin/kormed
+READY   := $(VENV)/.ready
+OPTIONS  = --run $(RUN) $(if $(CONFIG),--config $(CONFIG)) \
+           $(if $(BASE),--set base=$(BASE)) $(if $(DATA),--set data.source=$(DATA))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo data train export eval verify serve doctor test lint docs samples \
+        train-image edge-image image-test
+
+help: ## print this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "Variables: RUN=demo CONFIG=configs/RUN.yaml BASE=model DATA=records ENGINE=docker|podman"
+
+##@ The job
+demo: CONFIG := $(or $(CONFIG),configs/demo.yaml)
+demo: $(READY) ## everything, from base model to answered question (BASE=... for another model)
+	$(KORMED) demo $(OPTIONS)
+
+data: $(READY) ## read, check and split records (DATA=folder, zip or file)
+	$(KORMED) data $(OPTIONS)
+
+train: $(READY) ## fine-tune with NF4 QLoRA; resumes
+	$(KORMED) train $(OPTIONS)
+
+export: $(READY) ## merge, write GGUF, quantize, check parity
+	$(KORMED) export $(OPTIONS)
+
+eval: $(READY) ## answer the test split with every arm, score, gate, report
+	$(KORMED) eval $(OPTIONS)
+
+verify: $(READY) ## check a run's files and decide its gate; exits 0, 3 or 4
+	$(KORMED) verify --run $(RUN)
+
+serve: $(READY) ## serve the run's GGUF on http://127.0.0.1:8080
+	$(KORMED) serve --run $(RUN)
+
+doctor: $(READY) ## what this machine has and lacks
+	$(KORMED) doctor
+
+##@ Development
+test: $(READY) ## every test that a bare machine can run
+	$(VENV)/bin/pytest
+
+lint: $(READY) ## style, types, samples
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python samples/build.py --check
+
+docs: $(READY) ## write the generated pages of docs/
+	$(VENV)/bin/python docs/generate.py
+
+samples: $(READY) ## write samples/ from samples/facts/
+	$(VENV)/bin/python samples/build.py
+
+##@ Containers
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
