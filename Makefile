@@ -9,6 +9,12 @@ ENGINE  ?= docker
 DOCKER  ?= $(ENGINE)
 KORMED  := $(VENV)/bin/kormed
 READY   := $(VENV)/.ready
+MODEL_DIR ?= runs/$(RUN)/gguf
+VERSION  = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kormed_edge/__init__.py)
+COMMIT   = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+IMAGE_BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build $(if $(findstring podman,$(DOCKER)),--format=docker) \
+           $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+           --build-arg VERSION=$(VERSION) --build-arg KORMED_COMMIT=$(COMMIT)
 OPTIONS  = --run $(RUN) $(if $(CONFIG),--config $(CONFIG)) \
            $(if $(BASE),--set base=$(BASE)) $(if $(DATA),--set data.source=$(DATA))
 
@@ -64,6 +70,14 @@ samples: $(READY) ## write samples/ from samples/facts/
 	$(VENV)/bin/python samples/build.py
 
 ##@ Containers
+train-image: ## build the training image (several GB with CUDA)
+	$(IMAGE_BUILD) -t kormed-train -f Dockerfile.train .
+
+edge-image: ## build the edge image: llama.cpp and the service, no torch, no compiler
+	$(IMAGE_BUILD) -t kormed-edge -f Dockerfile.edge .
+
+image-test: $(READY) ## serve runs/RUN/gguf from the edge image with everything closed
+	DOCKER=$(DOCKER) EDGE_IMAGE=kormed-edge MODEL_DIR=$(MODEL_DIR) $(VENV)/bin/pytest -m docker tests/test_image.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

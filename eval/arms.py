@@ -6,13 +6,14 @@ in the edge engine, the same that serves.
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from eval.predictions import Prediction, make_prediction
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EvalError
-from kormed_edge.prompts import question_prompt
+from kormed_edge.prompts import END, question_prompt
 from kormed_edge.records import Record
 
 HUGGING_FACE_ARMS = ("base", "adapter")
@@ -67,6 +68,8 @@ class HuggingFaceArms:
 
         self.tokenizer = load_tokenizer(adapter)
         self.tokenizer.padding_side = "left"
+        # A model that was not tuned for chat has an end token of its own; the engine stops at both.
+        self.ends = {self.tokenizer.convert_tokens_to_ids(END), self.tokenizer.eos_token_id}
         self.model = PeftModel.from_pretrained(load_nf4(base), str(adapter)).eval()
 
     def answer(
@@ -87,7 +90,9 @@ class HuggingFaceArms:
 
         started = time.perf_counter()
         prompts = [question_prompt(record.question) for record in batch]
-        inputs = self.tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+        inputs = self.tokenizer(
+            prompts, add_special_tokens=False, padding=True, return_tensors="pt"
+        )
         inputs = inputs.to(self.model.device)
         with torch.inference_mode():
             output = self.model.generate(
@@ -95,7 +100,7 @@ class HuggingFaceArms:
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
+                eos_token_id=sorted(self.ends),
             )
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
         seconds = (time.perf_counter() - started) / len(batch)
@@ -103,8 +108,8 @@ class HuggingFaceArms:
             yield self._prediction(record, ids, seconds)
 
     def _prediction(self, record: Record, ids: list[int], seconds: float) -> Prediction:
-        ended = self.tokenizer.eos_token_id in ids
-        written: list[int] = ids[: ids.index(self.tokenizer.eos_token_id)] if ended else ids
+        written = list(takewhile(lambda token: token not in self.ends, ids))
+        ended = len(written) < len(ids)
         text: Any = self.tokenizer.decode(written, skip_special_tokens=True)
         return make_prediction(
             record, text.strip(), "stop" if ended else "length", len(written), seconds

@@ -18,10 +18,10 @@ from kormed_edge.records import read_records
 from kormed_edge.runs import open_stage, require_stage, verify_chain
 
 COLUMNS = (
-    ("multiple choice %", "accuracy"),
-    ("unread %", "unread"),
-    ("ROUGE-L ko %", "rouge_ko_L"),
-    ("ROUGE-L paper %", "rouge_paper_L"),
+    ("multiple choice", "accuracy"),
+    ("unread", "unread"),
+    ("ROUGE-L ko", "rouge_ko_L"),
+    ("ROUGE-L paper", "rouge_paper_L"),
 )
 GATE_EXIT = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
 
@@ -157,9 +157,12 @@ def show_scores(run: Path) -> None:
     """Print arms by scores, the verdict with its reasons, and where the report is."""
     scores = json.loads((run / "eval" / "scores.json").read_text(encoding="utf-8"))
     verdict = json.loads((run / "eval" / "verdict.json").read_text(encoding="utf-8"))
-    table = Table("arm", *(title for title, _ in COLUMNS), box=None, pad_edge=False)
+    first = next(iter(scores.values()))["overall"]
+    titles = (f"{title} % (n={first[metric]['n']})" for title, metric in COLUMNS if metric in first)
+    table = Table("arm", *titles, box=None, pad_edge=False)
     for arm, score in scores.items():
-        table.add_row(arm, *(_cell(score["overall"].get(metric)) for _, metric in COLUMNS))
+        cells = (_cell(score["overall"][metric]) for _, metric in COLUMNS if metric in first)
+        table.add_row(arm, *cells)
     console.print(table)
     show_verdict(verdict)
     console.print(f"report: {run / 'report' / 'index.html'}", highlight=False)
@@ -173,9 +176,7 @@ def show_verdict(verdict: dict[str, Any]) -> None:
         console.print(f"  {reason['en']}", highlight=False, markup=False)
 
 
-def _cell(number: dict[str, float] | None) -> str:
-    """A score in percent with its interval and n."""
-    if number is None:
-        return "–"
+def _cell(number: dict[str, float]) -> str:
+    """A score in percent with its 95 % interval."""
     value, low, high = (100 * number[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}–{high:.1f}] n={number['n']}"
+    return f"{value:.1f} [{low:.1f}–{high:.1f}]"

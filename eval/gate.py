@@ -138,8 +138,10 @@ def _worst(outcomes: Sequence[Outcome]) -> Outcome:
 def _input_problems(reference: Any, candidate: Any, limited: bool) -> list[Note]:
     notes = [_LIMITED] if limited else []
     for en, ko, rows in (("reference", "기준", reference), ("candidate", "후보", candidate)):
-        for problem in find_problems(rows):
-            notes.append(Note(en=f"{en} arm: {problem}", ko=f"{ko} 결과를 쓸 수 없음: {problem}"))
+        notes += [
+            Note(en=f"{en} arm: {problem}", ko=f"{ko} 결과를 쓸 수 없음: {problem}")
+            for problem in find_problems(rows)
+        ]
     return notes or _mismatches(reference, candidate)
 
 
@@ -329,14 +331,14 @@ def _row(
     )
 
 
-def _held(name: str, lower: float, upper: float, margin: float, needed: int) -> Note:
+def _held(name: str, lower: float, _upper: float, margin: float, _needed: int) -> Note:
     return Note(
         en=f"{name}: held, at worst {_points(lower)} (margin {_points(margin)})",
         ko=f"{name}: 유지됨, 최악의 경우 {_points(lower, 'ko')} (허용 {_points(margin, 'ko')})",
     )
 
 
-def _lost(name: str, lower: float, upper: float, margin: float, needed: int) -> Note:
+def _lost(name: str, _lower: float, upper: float, margin: float, _needed: int) -> Note:
     return Note(
         en=f"{name}: loss proven, at best {_points(upper)} (margin {_points(margin)})",
         ko=f"{name}: 저하가 확인됨, 최선이어도 {_points(upper, 'ko')} "

@@ -35,11 +35,10 @@ def read_predictions(path: Path) -> list[Prediction]:
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
     except FileNotFoundError:
         return []
-    try:
-        return [json.loads(line) for line in lines if line]
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # neither UTF-8 nor JSON
         raise EvalError(f"{path}: {error}", "one JSON object a line", "make eval") from None
 
 

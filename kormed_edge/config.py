@@ -25,10 +25,14 @@ class DataConfig(Section):
     """Which records, and how they are split."""
 
     source: str = Field("samples", description="AI Hub folder or zip, JSONL, or KorMedMCQA")
-    scheme: Literal["paper", "official"] = Field("paper", description="pool and re-split, or AI Hub's own split")
+    scheme: Literal["paper", "official"] = Field(
+        "paper", description="pool and re-split, or AI Hub's own split"
+    )
     ratios: tuple[Ratio, Ratio, Ratio] = Field((0.8, 0.1, 0.1), description="train, valid, test")
     seed: int = 42
-    on_invalid: Literal["error", "drop"] = Field("error", description="a bad record stops, or is dropped and listed")
+    on_invalid: Literal["error", "drop"] = Field(
+        "error", description="a bad record stops, or is dropped and listed"
+    )
     dedupe: bool = Field(False, description="remove from train what also stands in valid or test")
 
     @model_validator(mode="after")
@@ -59,7 +63,9 @@ class TrainConfig(Section):
     max_length: int = Field(1024, gt=0, description="tokens; longer samples are cut")
     optimizer: Literal["paged_adamw_8bit", "adamw_8bit", "adamw_torch"] = "paged_adamw_8bit"
     gradient_checkpointing: bool = True
-    loss: Literal["sequence", "answer"] = Field("sequence", description="tokens that the loss counts")
+    loss: Literal["sequence", "answer"] = Field(
+        "sequence", description="tokens that the loss counts"
+    )
     seed: int = 42
     log_steps: int = Field(10, gt=0)
     eval_steps: int = Field(100, gt=0, description="optimizer steps between validations")
@@ -67,7 +73,15 @@ class TrainConfig(Section):
 
 
 class ExportConfig(Section):
+    onto: Literal["original", "nf4"] = Field(
+        default="original",
+        description="merge into the 16-bit base, or into the NF4 weights the adapter was trained against",
+    )
     types: tuple[str, ...] = Field(("Q8_0", "Q4_K_M"), description="llama.cpp quantization types")
+    max_kld: dict[str, float] = Field(
+        default={},
+        description="mean KL divergence (nats) a type may drift, where the kit's limit does not fit",
+    )
     parity_prompts: int = Field(8, gt=0, description="validation prompts whose logits are compared")
 
 
@@ -98,14 +112,18 @@ class EvalConfig(Section):
     arms: tuple[str, ...] | None = Field(None, description="null: base, adapter and every GGUF")
     max_new_tokens: int = Field(256, gt=0)
     batch_size: int = Field(8, gt=0, description="items a batch, Hugging Face arms")
-    limit: int | None = Field(None, gt=0, description="items an arm; marks results as not for release")
+    limit: int | None = Field(
+        None, gt=0, description="items an arm; marks results as not for release"
+    )
     gate: GateConfig = GateConfig()
 
 
 class RunConfig(Section):
     """Everything that a run is made from."""
 
-    base: str = Field("Qwen/Qwen2.5-7B-Instruct", description="hub id, folder, GGUF file, or smollm2-135m")
+    base: str = Field(
+        "Qwen/Qwen2.5-7B-Instruct", description="hub id, folder, GGUF file, or smollm2-135m"
+    )
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     export: ExportConfig = ExportConfig()
@@ -124,7 +142,9 @@ class ResolvedConfig:
             yield key, value, self.sources.get(key, "default")
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.values.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+        return yaml.safe_dump(
+            self.values.model_dump(mode="json"), allow_unicode=True, sort_keys=False
+        )
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> ResolvedConfig:
@@ -138,8 +158,9 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> ResolvedCon
             mistakes.append(f"--set {override}: expected key=value")
             continue
         try:
-            _put(tree, key.strip(), yaml.safe_load(text))
-            sources[key.strip()] = "command line"
+            value = yaml.safe_load(text)
+            _put(tree, key.strip(), value)
+            sources |= {leaf: "command line" for leaf, _ in _leaves({key.strip(): value})}
         except (yaml.YAMLError, TypeError) as error:
             mistakes.append(f"--set {override}: {error}")
     try:
@@ -147,8 +168,9 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> ResolvedCon
     except ValidationError as error:
         mistakes += [_describe(e) for e in error.errors()]
     if mistakes:
+        listed = "\n  ".join(mistakes)
         raise ConfigError(
-            f"{len(mistakes)} mistake(s) in {path or 'the command line'}:\n  " + "\n  ".join(mistakes),
+            f"{len(mistakes)} mistake(s) in {path or 'the command line'}:\n  {listed}",
             "the keys and ranges of docs/config.md",
             "mend the lines above",
         )
@@ -178,8 +200,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             "a YAML file of settings",
             "choose one with --config FILE; those of the kit are in configs/",
         ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}", "key: value lines") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", "a YAML file in UTF-8") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

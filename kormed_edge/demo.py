@@ -11,7 +11,10 @@ from kormed_edge.base import resolve_base
 from kormed_edge.options import RunOptions, run_options
 from kormed_edge.progress import console
 
-QUESTION = "급성 충수염에서 압통이 가장 심한 맥버니점은 어디에 있는가?"
+QUESTION = (
+    "급성 충수염에서 압통이 가장 심한 곳은?\n"
+    "1) 맥버니점\n2) 명치\n3) 왼쪽 옆구리\n4) 배꼽 아래 정중선\n5) 오른쪽 어깨"
+)
 
 
 @click.command("demo")
@@ -21,7 +24,7 @@ def demo_command(options: RunOptions) -> None:
 
     \b
     Example: kormed demo --run demo
-             kormed demo --run demo-qwen --config configs/demo.yaml --set base=Qwen/Qwen2.5-0.5B-Instruct
+             kormed demo --run qwen --config configs/demo.yaml --set base=/models/Qwen2.5-0.5B
     """
     from eval.commands import evaluate, report, show_scores
     from export.commands import make_gguf

@@ -1,4 +1,4 @@
-"""`kormed doctor`: what this machine has against what the stages need, every problem with a remedy."""
+"""`kormed doctor`: what this machine has and what the stages need, problems with remedies."""
 
 import importlib.util
 import shutil
@@ -57,7 +57,9 @@ def examine(runs_dir: Path) -> Iterator[Finding]:
     yield Finding(
         "memory", f"{machine['memory_gb']} GB", f"the demo needs {LOW_MEMORY:g} GB" if low else ""
     )
-    yield Finding("GPU", ", ".join(gpu_names()) or "none: training a 7B model needs one; the demo does not")
+    yield Finding(
+        "GPU", ", ".join(gpu_names()) or "none: training a 7B model needs one; the demo does not"
+    )
     yield from (_disk(name, path) for name, path in (("runs", runs_dir), ("$KORMED_HOME", home())))
     yield from (_packages(use, names) for use, names in PACKAGES.items())
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())

@@ -1,5 +1,6 @@
 """The engine: one GGUF answered by llama.cpp, the same for `eval`, `ask` and the service."""
 
+import codecs
 import os
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,6 @@ from pathlib import Path
 
 from kormed_edge.errors import EngineError
 from kormed_edge.manifest import MANIFEST, read_manifest, sha256_file
-from kormed_edge.prompts import END
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Engine:
                 "a complete GGUF of a supported architecture",
                 "make export, or copy the file again",
             ) from None
+        self._vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
         self.context = context
         self._lock = threading.Lock()
 
@@ -71,21 +72,36 @@ class Engine:
         return ids
 
     def stream(self, ids: list[int], *, max_tokens: int) -> Iterator[Piece]:
-        """Generate greedily after a prompt's token ids, piece by piece."""
+        """Generate greedily after a prompt's token ids, piece by piece; no syllable is split.
+
+        Tokens are decoded here: `Llama.create_completion` loses the bytes of a Hangul syllable
+        that it still held back when the end token comes.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        room = min(max_tokens, self.context - len(ids))
         with self._lock:
-            chunks = self._llama.create_completion(
-                ids, max_tokens=max_tokens, temperature=0.0, stream=True, stop=[END]
-            )
-            for chunk in chunks:
-                choice = chunk["choices"][0]  # type: ignore[index]
-                yield Piece(choice["text"], choice["finish_reason"])
+            tokens = self._llama.generate(ids, temp=0.0)
+            for _ in range(room):
+                token = next(tokens)
+                if self._ends(token):
+                    yield Piece(decoder.decode(b"", final=True), "stop")
+                    return
+                if text := decoder.decode(self._llama.detokenize([token])):
+                    yield Piece(text)
+            yield Piece(decoder.decode(b"", final=True), "length")
+
+    def _ends(self, token: int) -> bool:
+        import llama_cpp
+
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def answer(self, prompt: str, *, max_tokens: int) -> Answer:
         ids = self.encode(prompt)
         pieces = list(self.stream(ids, max_tokens=max_tokens))
         text = "".join(piece.text for piece in pieces)
         written = self._llama.tokenize(text.encode(), add_bos=False, special=False)
-        return Answer(text, pieces[-1].finish_reason or "stop", len(ids), len(written))
+        reason = pieces[-1].finish_reason or "stop"
+        return Answer(text, reason, len(ids), len(written))
 
 
 def verify_model(model: Path, *, allow_unverified: bool = False) -> str:

@@ -12,9 +12,10 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,7 +23,7 @@ from kormed_edge import __version__
 from kormed_edge.errors import StageError
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 LIBRARIES = (
     "torch", "transformers", "peft", "bitsandbytes", "trl", "datasets", "accelerate",
     "llama-cpp-python", "gguf", "rouge-score", "kiwipiepy", "numpy", "scipy",
@@ -49,7 +50,7 @@ class BaseModelId(BaseModel):
 class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     stage: str
     run: str
     kit_version: str
@@ -93,7 +94,7 @@ def describe_files(folder: Path) -> dict[str, FileEntry]:
             sha256=sha256_file(path), size=path.stat().st_size
         )
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path != folder / MANIFEST
     }
 
 
@@ -160,10 +161,9 @@ def check_files(folder: Path, manifest: Manifest) -> list[str]:
         elif sha256_file(path) != entry.sha256:
             problems.append(f"{path}: contents differ from the manifest")
     known = {*manifest.files, MANIFEST}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.relative_to(folder).as_posix() not in known:
-            problems.append(f"{path}: not in the manifest")
-    return problems
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    extra = [path for path in found if path.relative_to(folder).as_posix() not in known]
+    return problems + [f"{path}: not in the manifest" for path in extra]
 
 
 def git_commit() -> str | None:
@@ -174,17 +174,19 @@ def git_commit() -> str | None:
     if not (here.parent / ".git").exists():
         return None
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
+        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
 
 
 def library_versions() -> dict[str, str]:
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    return {name: installed[name] for name in LIBRARIES if name in installed}
+    versions = {}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def hardware() -> dict[str, Any]:

@@ -68,6 +68,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **others: Any,
     ) -> Any:
         path = config_path or Path("configs") / f"{run_name}.yaml"
-        return command(RunOptions(runs_dir / run_name, load_config(path, overrides), force), **others)
+        return command(
+            RunOptions(runs_dir / run_name, load_config(path, overrides), force), **others
+        )
 
     return wrapper

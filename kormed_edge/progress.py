@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, and a line now and then where there is none."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True)
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 _LINE_EVERY = 20.0  # seconds, where the output is a file or a pipe
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,29 +83,25 @@ def open_stage(
     partial = _partial(run, stage)
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
-        draft, earlier = _open_partial(partial, identity)
+        draft, earlier = _open_partial(partial, identity, resumable)
         started = time.monotonic()
         try:
             yield draft
+            (partial / _STATE).unlink()
+            manifest = new_manifest(
+                partial,
+                stage=stage,
+                run=run.name,
+                seconds=earlier + time.monotonic() - started,
+                settings={**settings, **draft.facts},
+                inputs=hashes,
+                base=draft.base,
+                seed=draft.seed,
+            )
+            write_json(partial / MANIFEST, manifest.model_dump())
         except BaseException:
-            seconds = earlier + time.monotonic() - started
-            if resumable and partial.exists():
-                write_json(partial / _STATE, {**identity, "seconds": seconds})
-            else:
-                shutil.rmtree(partial, ignore_errors=True)
+            _stop(partial, identity, earlier + time.monotonic() - started, resumable)
             raise
-        (partial / _STATE).unlink()
-        manifest = new_manifest(
-            partial,
-            stage=stage,
-            run=run.name,
-            seconds=earlier + time.monotonic() - started,
-            settings={**settings, **draft.facts},
-            inputs=hashes,
-            base=draft.base,
-            seed=draft.seed,
-        )
-        write_json(partial / MANIFEST, manifest.model_dump())
         _replace(run / stage, partial)
 
 
@@ -118,18 +114,15 @@ def _is_finished(run: Path, stage: str, identity: Mapping[str, Any]) -> bool:
     if not (folder / MANIFEST).is_file():
         return False
     manifest = read_manifest(folder)
-    changed = [
-        name
-        for name, value in identity["settings"].items()
-        if manifest.settings.get(name) != value
-    ]
-    changed += [f"{name}/" for name, h in identity["inputs"].items() if manifest.inputs.get(name) != h]
+    given, inputs = identity["settings"], identity["inputs"]
+    changed = [name for name in given if manifest.settings.get(name) != given[name]]
+    changed += [f"{name}/" for name in inputs if manifest.inputs.get(name) != inputs[name]]
     if not changed:
         return True
     raise StageError(
         f"{folder} was made with other settings: {', '.join(changed)}",
         "the same settings, or another run name",
-        f"choose a new name (RUN=...), or make it anew: kormed {COMMANDS[stage]} --force",
+        f"choose a new name with RUN=, or: kormed {COMMANDS[stage]} --run {run.name} --force",
     )
 
 
@@ -138,32 +131,48 @@ def _locked(run: Path) -> Iterator[None]:
     """Refuse a second process on the same run; the lock ends with the process, however it ends."""
     descriptor = os.open(run, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StageError(
+                f"{run} is being written by another process",
+                "one process a run",
+                "wait until it has ended, or stop it",
+            ) from None
         yield
-    except BlockingIOError:
-        raise StageError(
-            f"{run} is being written by another process",
-            "one process a run",
-            "wait until it has ended, or stop it",
-        ) from None
     finally:
         os.close(descriptor)
 
 
-def _open_partial(partial: Path, identity: Mapping[str, Any]) -> tuple[StageDraft, float]:
-    """The draft of a new or resumed stage, and the seconds that its earlier attempts took."""
+def _open_partial(
+    partial: Path, identity: Mapping[str, Any], resumable: bool
+) -> tuple[StageDraft, float]:
+    """The draft of a new or resumed stage, and the seconds that its earlier attempts took.
+
+    A kill leaves a partial folder of any stage; what cannot resume must not inherit its files.
+    """
     try:
         state = json.loads((partial / _STATE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         state = {}
     earlier = state.pop("seconds", 0.0)
-    resumed = state == identity
+    resumed = resumable and state == identity
     if not resumed:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         write_json(partial / _STATE, identity)
         earlier = 0.0
     return StageDraft(partial, resumed), earlier
+
+
+def _stop(partial: Path, identity: Mapping[str, Any], seconds: float, resumable: bool) -> None:
+    """Keep what a resumable stage has, with the time that it took; remove any other's."""
+    if not resumable:
+        shutil.rmtree(partial, ignore_errors=True)
+    elif partial.exists():
+        (partial / MANIFEST).unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk must not hide the error that stopped the stage
+            write_json(partial / _STATE, {**identity, "seconds": seconds})
 
 
 def _replace(final: Path, partial: Path) -> None:

@@ -40,7 +40,7 @@ def create_app(engine: Engine, *, model: str, sha256: str, max_new_tokens: int) 
     app = FastAPI(title="kormed-edge", version=__version__, docs_url=None, redoc_url=None)
 
     @app.exception_handler(EngineError)
-    def engine_error(request: Request, error: EngineError) -> JSONResponse:
+    def engine_error(_request: Request, error: EngineError) -> JSONResponse:
         body = {"error": {"message": str(error), "type": "invalid_request_error", "code": None}}
         return JSONResponse(body, status_code=400)
 

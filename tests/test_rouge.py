@@ -1,4 +1,5 @@
 import random
+from itertools import pairwise
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
@@ -61,7 +62,7 @@ class Letters:
 def test_scores_equal_rouge_scores_own() -> None:
     rng = random.Random(1)
     texts = ["".join(rng.choices("가나다라", k=rng.randint(0, 90))) for _ in range(120)]
-    pairs = list(zip(texts, texts[1:], strict=False))
+    pairs = list(pairwise(texts))
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Letters())
     own = [scorer.score(target=reference, prediction=text) for text, reference in pairs]
     expected = [{name: score.fmeasure for name, score in item.items()} for item in own]

@@ -8,8 +8,8 @@ import click
 
 from kormed_edge.base import resolve_base
 from kormed_edge.disk import require_space
-from kormed_edge.options import RunOptions, run_options
 from kormed_edge.manifest import write_json
+from kormed_edge.options import RunOptions, run_options
 from kormed_edge.progress import console, progress
 from kormed_edge.records import read_records, write_records
 from kormed_edge.runs import open_stage, require_stage

@@ -23,7 +23,10 @@ from kormed_edge.records import Record
 from train.dataset import encode_records
 
 CHECKPOINTS = "checkpoints"
-NOT_TOKENIZER = ("config.json", "generation_config.json", "base.json")
+TOKENIZER_FILES = (
+    "tokenizer*", "chat_template*", "vocab.json", "merges.txt", "added_tokens.json",
+    "special_tokens_map.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ def train_adapter(
     on_plan(plan)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
+    if not _validated(trainer.state):
+        trainer.evaluate()
     _write_results(trainer, base, folder, plan, time.monotonic() - started)
     return asdict(plan)
 
@@ -104,7 +109,7 @@ def _make_trainer(
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
-    from trl import SFTTrainer
+    from trl import SFTTrainer  # type: ignore[attr-defined]
 
     tokenizer = load_tokenizer(base)
     rows, cut = encode_records(train, tokenizer, config.max_length)
@@ -118,23 +123,26 @@ def _make_trainer(
         task_type="CAUSAL_LM",
     )
     trainer = SFTTrainer(
-        model=load_nf4(base),
-        args=_sft_config(config, folder, tokenizer.pad_token),
+        model=load_nf4(base, training=True),
+        args=_sft_config(config, folder),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(valid_rows),
         processing_class=tokenizer,
         peft_config=lora,
     )
-    steps = _steps(config, len(rows))
+    kept: Any = trainer.train_dataset  # without those whose answer was cut off altogether
+    samples = len(kept)
+    steps = _steps(config, samples)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_progress_callback(on_step, steps, folder))
-    trainable, total, stored = count_parameters(trainer.model)
+    model: Any = trainer.model
+    trainable, total, stored = count_parameters(model)
     plan = Plan(
         trainable_parameters=trainable,
         total_parameters=total,
         printed_total=stored,
-        weights_bytes=trainer.model.get_memory_footprint(),
-        samples=len(rows),
+        weights_bytes=model.get_memory_footprint(),
+        samples=samples,
         cut_samples=cut,
         tokens_per_epoch=sum(len(row["input_ids"]) for row in rows),
         steps=steps,
@@ -147,9 +155,9 @@ def _steps(config: TrainConfig, samples: int) -> int:
     return config.max_steps or math.ceil(per_epoch * config.epochs)
 
 
-def _sft_config(config: TrainConfig, folder: Path, pad_token: str) -> Any:
+def _sft_config(config: TrainConfig, folder: Path) -> Any:
     import torch
-    from trl import SFTConfig
+    from trl import SFTConfig  # type: ignore[attr-defined]
 
     return SFTConfig(
         output_dir=str(folder / CHECKPOINTS),
@@ -173,6 +181,7 @@ def _sft_config(config: TrainConfig, folder: Path, pad_token: str) -> Any:
         data_seed=config.seed,
         logging_steps=config.log_steps,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would hide what `_progress_callback` looks for
         eval_strategy="steps",
         eval_steps=config.eval_steps,
         save_strategy="steps",
@@ -180,7 +189,6 @@ def _sft_config(config: TrainConfig, folder: Path, pad_token: str) -> Any:
         save_total_limit=2,
         report_to=[],
         disable_tqdm=True,
-        pad_token=pad_token,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 
@@ -205,22 +213,32 @@ def _progress_callback(on_step: Update, steps: int, folder: Path) -> Any:
 
         note = ""
 
-        def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             on_step(state.global_step, steps, self.note)
 
-        def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-            loss = (logs or {}).get("loss")
-            if loss is not None:
-                if not math.isfinite(loss):
-                    raise TrainError(
-                        f"the loss is {loss} at step {state.global_step}",
-                        "a finite number",
-                        "lower train.learning_rate, and look at the records of that step",
-                    )
-                self.note = f"loss {loss:.3f}"
+        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
+            logs = given["logs"]
+            for key in ("loss", "eval_loss"):
+                _require_finite(key, logs.get(key, 0.0), state.global_step)
+            if "loss" in logs:
+                self.note = f"loss {logs['loss']:.3f}"
             _write_log(folder / "log.jsonl", state.log_history)
 
     return Progress()
+
+
+def _require_finite(name: str, loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainError(
+            f"the {name} is {loss} at step {step}",
+            "a finite number",
+            "lower train.learning_rate, and look at the records of that step",
+        )
+
+
+def _validated(state: Any) -> bool:
+    """Whether the last step was validated, as it is only where `eval_steps` divides the steps."""
+    return any("eval_loss" in e and e["step"] == state.global_step for e in state.log_history)
 
 
 def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
@@ -234,8 +252,8 @@ def _write_results(trainer: Any, base: Path, folder: Path, plan: Plan, seconds: 
     # "auto" would ask the hub whether the vocabulary was resized (peft#1452); it never is here.
     trainer.model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    for path in base.iterdir():
-        if path.is_file() and path.name not in NOT_TOKENIZER and "safetensors" not in path.name:
+    for path in (path for pattern in TOKENIZER_FILES for path in base.glob(pattern)):
+        if path.is_file():
             shutil.copyfile(path, folder / path.name)
     _write_log(folder / "log.jsonl", trainer.state.log_history)
     draw_loss(trainer.state.log_history, folder / "loss.png")

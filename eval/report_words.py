@@ -1,0 +1,46 @@
+"""The words of the report for metrics, departments and question types, in both its languages."""
+
+from typing import NamedTuple
+
+from kormed_edge.records import KOREAN
+
+
+class Words(NamedTuple):
+    """The same in both languages of the report."""
+
+    ko: str
+    en: str
+
+
+LABELS = {
+    "accuracy": Words("객관식 정확도", "multiple-choice accuracy"),
+    "unread": Words("선택을 읽지 못한 답", "unread answers"),
+    "rouge_ko_L": Words("ROUGE-L (한국어)", "ROUGE-L (Korean)"),
+    "rouge_paper_L": Words("ROUGE-L (논문 방식)", "ROUGE-L (the paper's)"),
+    "type_mean": Words("유형별 ROUGE-L 평균 (논문 방식)", "ROUGE-L, mean of types (the paper's)"),
+    "exact_match": Words("단답형 완전 일치", "short answer, exact match"),
+    "char_f1": Words("단답형 글자 F1", "short answer, character F1"),
+    "han_leak": Words("한자 혼입", "Han-script leak"),
+    "missing_end": Words("끝맺지 못한 답", "missing end"),
+    "flips": Words("정답·오답이 바뀐 문항", "right/wrong flips"),
+}
+HINTS = {
+    "accuracy": Words("높을수록 좋음", "higher is better"),
+    "unread": Words("객관식, 오답으로 처리", "multiple choice, counted as wrong"),
+    "rouge_ko_L": Words("대표 지표, 형태소 단위", "the headline figure, by morpheme"),
+    "rouge_paper_L": Words(
+        "논문과의 비교 전용: 한글을 보지 못함", "for comparison with the paper only: sees no Hangul"
+    ),
+    "type_mean": Words(
+        "논문 표 4의 전체 값, 비교 전용", "the paper's Table 4 overall, same caution"
+    ),
+    "exact_match": Words("높을수록 좋음", "higher is better"),
+    "char_f1": Words("높을수록 좋음", "higher is better"),
+    "han_leak": Words("낮을수록 좋음", "lower is better"),
+    "missing_end": Words("길이 제한에서 잘림, 낮을수록 좋음", "cut at the limit, lower is better"),
+}
+GROUPS = {
+    **{name: Words(KOREAN[name], name.replace("_", " ")) for name in KOREAN},
+    "obgyn": Words(KOREAN["obgyn"], "obstetrics, gynecology"),
+    "emergency": Words(KOREAN["emergency"], "emergency medicine"),
+}

@@ -1,0 +1,51 @@
+"""What every test stands on: a home of its own, no network, and a tiny model that answers."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Read when the libraries are imported, so before any test is.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`$KORMED_HOME` in a temporary folder, and none of the user's other settings."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("KORMED_HOME", str(home))
+    for name in ("KORMED_RUNS", "KORMED_DEBUG", "KORMED_COMMIT"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
+            raise AssertionError(f"a test asked the network for {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(scope="session")
+def scripted_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base folder whose model answers `ANSWER` to everything."""
+    from scripted_model import make_scripted
+
+    return make_scripted(tmp_path_factory.mktemp("scripted") / "base")
+
+
+@pytest.fixture(scope="session")
+def scripted_gguf(scripted_base: Path) -> Path:
+    """The same model as a bf16 GGUF, without a manifest."""
+    from export.convert import Provenance, write_gguf
+
+    folder = scripted_base.parent / "gguf"
+    nobody = Provenance(name="tiny", run="r", version="0", prompt="p")
+    return write_gguf(scripted_base, None, folder / "tiny.gguf", nobody).path
