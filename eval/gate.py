@@ -350,7 +350,7 @@ def _open(name: str, lower: float, upper: float, margin: float, needed: int) -> 
     return Note(
         en=f"{name}: undecided between {_points(lower)} and {_points(upper)}; "
         f"an equally good arm needs about {needed:,} items to show {_points(margin)}",
-        ko=f"{name}: {_points(lower, 'ko')}와 {_points(upper, 'ko')} 사이로 판정 불가, "
+        ko=f"{name}: {_points(lower, 'ko')}과 {_points(upper, 'ko')} 사이로 판정 불가, "
         f"차이가 없더라도 {_points(margin, 'ko')} 판정에는 약 {needed:,}문항이 필요합니다",
     )
 

@@ -5,6 +5,7 @@ Whatever the source, later stages see a dense Hugging Face folder on the local d
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -200,7 +201,7 @@ def write_dense_folder(gguf: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
         )
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, struct.error) as error:
         raise BaseModelError(
             f"{gguf}: transformers cannot read it: {error}",
             "a GGUF of the llama, qwen2 or qwen3 family",

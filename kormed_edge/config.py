@@ -75,12 +75,12 @@ class TrainConfig(Section):
 class ExportConfig(Section):
     onto: Literal["original", "nf4"] = Field(
         default="original",
-        description="merge into the 16-bit base, or into the NF4 weights the adapter was trained against",
+        description="merge into the 16-bit base, or into the NF4 weights that the adapter saw",
     )
     types: tuple[str, ...] = Field(("Q8_0", "Q4_K_M"), description="llama.cpp quantization types")
     max_kld: dict[str, float] = Field(
         default={},
-        description="mean KL divergence (nats) a type may drift, where the kit's limit does not fit",
+        description="mean KL divergence (nats) allowed for a type, instead of the kit's own limit",
     )
     parity_prompts: int = Field(8, gt=0, description="validation prompts whose logits are compared")
 

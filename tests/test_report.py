@@ -25,8 +25,8 @@ HARDWARE = {
 def choice(number, output):
     return {
         "qa_id": f"17{number:03}", "domain": "internal_medicine", "q_type": "multiple_choice",
-        "question": f"지어낸 질문 {number}번의 답은?\n1) 가\n2) 나\n3) 라\n4) 다", "answer": "2) 나",
-        "output": output, "finish_reason": "stop", "n_tokens": 3, "seconds": 0.1,
+        "question": f"지어낸 질문 {number}번의 답은?\n1) 가\n2) 나\n3) 라\n4) 다",
+        "answer": "2) 나", "output": output, "finish_reason": "stop", "n_tokens": 3, "seconds": 0.1,
     }  # fmt: skip
 
 
