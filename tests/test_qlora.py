@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file
 from tiny_models import edit_tensors, make_base
 
@@ -91,7 +92,7 @@ def test_the_base_stays_frozen_and_the_adapter_moves(base: Path, tmp_path: Path)
 def test_validation_leaves_the_weights_as_they_were(base: Path, tmp_path: Path) -> None:
     trained = trainer(base, tmp_path)
     trained.evaluate()
-    weights = [m.weight for m in trained.model.modules() if type(m).__name__ == "Linear4bit"]
+    weights = [m.weight for m in trained.model.modules() if isinstance(m, Linear4bit)]
     assert len(weights) == 14
     assert not any(getattr(w.quant_state, "packing_format_for_cpu", False) for w in weights)
 

@@ -122,7 +122,18 @@ def _make_trainer(
         bias="none",
         task_type="CAUSAL_LM",
     )
-    trainer = SFTTrainer(
+
+    class Trainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
+        """PEFT loads a checkpoint's adapter as fp32; a resumed run must go on in its own bf16."""
+
+        def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
+            dtypes = {name: p.dtype for name, p in self.model.named_parameters() if p.requires_grad}
+            super()._load_from_checkpoint(*arguments, **named)
+            for name, parameter in self.model.named_parameters():
+                if name in dtypes:
+                    parameter.data = parameter.data.to(dtypes[name])
+
+    trainer = Trainer(
         model=load_nf4(base, training=True),
         args=_sft_config(config, folder),
         train_dataset=Dataset.from_list(rows),

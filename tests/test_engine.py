@@ -1,0 +1,88 @@
+from pathlib import Path
+from shutil import copyfile
+
+import pytest
+from scripted_model import ANSWER
+
+from kormed_edge.engine import Engine, verify_model
+from kormed_edge.errors import EngineError
+from kormed_edge.manifest import MANIFEST, new_manifest, write_json
+from kormed_edge.prompts import question_prompt
+
+PROMPT = question_prompt("가장 먼저 할 검사는?")
+
+
+@pytest.fixture(scope="module")
+def engine(scripted_gguf: Path) -> Engine:
+    return Engine(scripted_gguf, context=512)
+
+
+@pytest.fixture
+def model(scripted_gguf: Path, tmp_path: Path) -> Path:
+    """A copy of the model with a manifest beside it."""
+    copy = tmp_path / "tiny.gguf"
+    copyfile(scripted_gguf, copy)
+    manifest = new_manifest(
+        tmp_path, stage="gguf", run="r", seconds=0, settings={}, inputs={}, base=None, seed=None
+    )
+    write_json(tmp_path / MANIFEST, manifest.model_dump())
+    return copy
+
+
+def test_answer_is_whole_and_ends_at_the_end_token(engine: Engine) -> None:
+    answer = engine.answer(PROMPT, max_tokens=64)
+    assert (answer.text, answer.finish_reason) == (ANSWER, "stop")
+
+
+def test_answer_is_cut_at_the_maximum(engine: Engine) -> None:
+    answer = engine.answer(PROMPT, max_tokens=2)
+    assert answer.finish_reason == "length"
+    assert ANSWER.startswith(answer.text.rstrip("\N{REPLACEMENT CHARACTER}"))
+
+
+def test_no_piece_splits_a_syllable(engine: Engine) -> None:
+    pieces = [p.text for p in engine.stream(engine.encode(PROMPT), max_tokens=64)]
+    assert "".join(pieces) == ANSWER
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+def test_second_answer_does_not_depend_on_the_first(engine: Engine) -> None:
+    engine.answer(question_prompt("다른 질문"), max_tokens=3)
+    assert engine.answer(PROMPT, max_tokens=64).text == ANSWER
+
+
+def test_prompt_begins_with_its_own_start_token_only(engine: Engine) -> None:
+    start = engine.encode("<|im_start|>")
+    assert len(start) == 1
+    assert engine.encode(PROMPT)[:1] == start
+    assert engine.encode(PROMPT)[1:2] != start
+
+
+def test_prompt_longer_than_the_context_is_refused_with_numbers(engine: Engine) -> None:
+    with pytest.raises(EngineError, match=r"the prompt has \d+ tokens[\s\S]*512"):
+        engine.encode("가" * 2000)
+
+
+def test_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF but not really")
+    with pytest.raises(EngineError, match="cannot load"):
+        Engine(path)
+
+
+def test_verified_model_gives_its_hash(model: Path) -> None:
+    assert len(verify_model(model)) == 64
+
+
+def test_model_with_one_changed_byte_is_refused_even_if_unverified_is_allowed(model: Path) -> None:
+    data = bytearray(model.read_bytes())
+    data[-1] ^= 1
+    model.write_bytes(data)
+    with pytest.raises(EngineError, match="do not use this file"):
+        verify_model(model, allow_unverified=True)
+
+
+def test_model_without_a_manifest_needs_the_flag(scripted_gguf: Path) -> None:
+    with pytest.raises(EngineError, match="--allow-unverified"):
+        verify_model(scripted_gguf)
+    assert verify_model(scripted_gguf, allow_unverified=True)

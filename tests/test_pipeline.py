@@ -1,0 +1,154 @@
+"""The real commands, from records to an answered question, with a tiny base model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aihub_tree import write_zip
+from click.testing import CliRunner, Result
+from tiny_models import make_base
+
+from eval.arms import HuggingFaceArms
+from kormed_edge.cli import main
+from kormed_edge.errors import KormedError
+from kormed_edge.manifest import read_manifest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+STAGES = ("data", "train", "export", "eval")
+SETTINGS = {
+    "data.ratios": "[0.9, 0.05, 0.05]",
+    "train.max_steps": 4,
+    "train.eval_steps": 2,
+    "train.save_steps": 2,
+    "train.max_length": 256,
+    "export.types": "[Q8_0]",
+    "export.parity_prompts": 2,
+    "eval.batch_size": 4,
+    "eval.max_new_tokens": 4,
+    "eval.gate.candidate": "gguf:Q8_0",
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    # NF4 inference on a CPU takes widths that are a multiple of its block of 64 only.
+    return make_base(folder, intermediate_size=128, max_position_embeddings=4096)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def kormed(runs: Path, command: str, *arguments: str, base: Path | None = None) -> Result:
+    options = ["--runs-dir", str(runs), "--run", "mini"]
+    if base:
+        settings = {**SETTINGS, "base": base, "data.source": ROOT / "samples"}
+        options += ["--config", str(ROOT / "configs" / "demo.yaml")]
+        options += [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
+    return CliRunner().invoke(main, [command, *options, *arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def finished(runs: Path, base: Path) -> Path:
+    """A whole run whose evaluation was stopped once, after eight answers, and went on."""
+    for command in STAGES[:-1]:
+        assert kormed(runs, command, base=base).exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HuggingFaceArms, "_answer_batch", stopping_after(2))
+        assert kormed(runs, "eval", base=base).exit_code == 1
+    assert len(lines(runs / "mini" / "eval.partial" / "base.jsonl")) == 8
+    assert kormed(runs, "eval", base=base).exit_code == 0
+    return runs / "mini"
+
+
+def stopping_after(batches: int) -> Any:
+    original = HuggingFaceArms._answer_batch
+    left = iter(range(batches))
+
+    def answer(self: HuggingFaceArms, *arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise KormedError("the power went out")
+        return original(self, *arguments)
+
+    return answer
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_stage_leaves_its_files_and_its_manifest(finished: Path) -> None:
+    for stage, name in (
+        ("data", "stats.json"), ("adapter", "adapter_model.safetensors"), ("adapter", "loss.png"),
+        ("gguf", "mini-bf16.gguf"), ("gguf", "mini-Q8_0.gguf"), ("gguf", "parity.json"),
+        ("eval", "scores.json"), ("eval", "verdict.json"), ("report", "index.html"),
+    ):  # fmt: skip
+        assert name in read_manifest(finished / stage).files
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "adapter", "data", "eval", "gguf", "report",
+    ]  # fmt: skip
+
+
+def test_stopped_evaluation_answers_every_item_once(finished: Path) -> None:
+    asked = sorted(record["qa_id"] for record in lines(finished / "data" / "test.jsonl"))
+    for arm in ("base", "adapter", "gguf-bf16", "gguf-Q8_0"):
+        answered = sorted(p["qa_id"] for p in lines(finished / "eval" / f"{arm}.jsonl"))
+        assert answered == asked
+
+
+def test_every_arm_has_scores_with_intervals(finished: Path) -> None:
+    scores = json.loads((finished / "eval" / "scores.json").read_text(encoding="utf-8"))
+    assert list(scores) == ["base", "adapter", "gguf:bf16", "gguf:Q8_0"]
+    accuracy = scores["gguf:Q8_0"]["overall"]["accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+
+
+def test_few_items_are_not_a_pass(finished: Path, runs: Path) -> None:
+    verdict = json.loads((finished / "eval" / "verdict.json").read_text(encoding="utf-8"))
+    assert verdict["outcome"] != "PASS"
+    assert kormed(runs, "verify").exit_code in (3, 4)
+
+
+def test_second_run_makes_nothing_anew(finished: Path, runs: Path, base: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    for command in STAGES:
+        result = kormed(runs, command, base=base)
+        assert result.exit_code == 0
+        assert "finished already" in result.output
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("finished")
+def test_question_is_answered_on_the_terminal(runs: Path) -> None:
+    result = kormed(runs, "ask", "--type", "Q8_0", "--max-new-tokens", "4", "가장 먼저 할 검사는?")
+    assert result.exit_code == 0
+    assert "단독 진단이나 처방에 사용할 수 없습니다" in result.output
+
+
+def test_changed_model_fails_verification_by_name(finished: Path, runs: Path) -> None:
+    model = finished / "gguf" / "mini-Q8_0.gguf"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        result = kormed(runs, "verify")
+    finally:
+        model.write_bytes(whole)
+    assert result.exit_code == 1
+    assert "mini-Q8_0.gguf: contents differ" in result.output
+
+
+def test_zips_as_ai_hub_ships_them_give_the_same_splits(finished: Path, tmp_path: Path) -> None:
+    source = tmp_path / "71875"
+    for folder in (ROOT / "samples").glob("*/02.라벨링데이터/*"):
+        members = {f"/{p.name}": json.loads(p.read_text("utf-8-sig")) for p in folder.iterdir()}
+        write_zip(source / folder.parts[-3] / "02.라벨링데이터" / f"{folder.name}.zip", members)
+    settings = ("--set", f"data.source={source}", "--set", f"data.ratios={SETTINGS['data.ratios']}")
+    config = ("--config", str(ROOT / "configs" / "demo.yaml"))
+    assert kormed(tmp_path, "data", *config, *settings).exit_code == 0
+    for name in ("train.jsonl", "valid.jsonl", "test.jsonl"):
+        ours, theirs = (run / "data" / name for run in (tmp_path / "mini", finished))
+        assert ours.read_bytes() == theirs.read_bytes()

@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from scripted_model import ANSWER
+
+from kormed_edge.engine import Engine
+from kormed_edge.server import create_app
+
+HELLO = [{"role": "user", "content": "가장 먼저 할 검사는?"}]
+
+
+@pytest.fixture(scope="module")
+def client(scripted_gguf: Path) -> TestClient:
+    engine = Engine(scripted_gguf, context=512)
+    return TestClient(create_app(engine, model="tiny", sha256="ab" * 32, max_new_tokens=64))
+
+
+def chat(client: TestClient, **body: Any) -> Any:
+    return client.post("/v1/chat/completions", json={"messages": HELLO, **body})
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_service_says_that_it_is_ready(client: TestClient, path: str) -> None:
+    assert client.get(path).json() == {"status": "ok", "model": "tiny", "sha256": "ab" * 32}
+
+
+def test_models_lists_the_one_model(client: TestClient) -> None:
+    assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["tiny"]
+
+
+def test_ask_answers_with_identity_and_notice(client: TestClient) -> None:
+    body = client.post("/v1/ask", json={"question": "가장 먼저 할 검사는?"}).json()
+    assert (body["answer"], body["finish_reason"], body["model"]) == (ANSWER, "stop", "tiny")
+    assert "단독 진단이나 처방에 사용할 수 없습니다" in body["notice"]
+
+
+def test_chat_answers_in_openai_s_shape(client: TestClient) -> None:
+    body = chat(client).json()
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": ANSWER}
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 0
+
+
+def test_streamed_chat_is_the_same_text(client: TestClient) -> None:
+    lines = chat(client, stream=True).text.split("\n\n")
+    assert lines[-2] == "data: [DONE]"
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+    assert (text, chunks[-1]["choices"][0]["finish_reason"]) == (ANSWER, "stop")
+
+
+def test_system_message_of_the_client_is_kept(client: TestClient) -> None:
+    short = [{"role": "system", "content": "짧게."}, *HELLO]
+    ours = chat(client).json()["usage"]["prompt_tokens"]
+    assert chat(client, messages=short).json()["usage"]["prompt_tokens"] < ours
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_prompt_longer_than_the_context_is_a_bad_request(client: TestClient, stream: bool) -> None:
+    answer = chat(client, messages=[{"role": "user", "content": "가" * 2000}], stream=stream)
+    assert answer.status_code == 400
+    assert "context of 512" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [{"messages": []}, {"max_tokens": 0}, {"messages": [{"role": "root", "content": ""}]}]
+)
+def test_malformed_request_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    assert chat(client, **body).status_code == 422
