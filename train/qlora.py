@@ -127,9 +127,10 @@ def _make_trainer(
         """PEFT loads a checkpoint's adapter as fp32; a resumed run must go on in its own bf16."""
 
         def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
-            dtypes = {name: p.dtype for name, p in self.model.named_parameters() if p.requires_grad}
+            model: Any = self.model
+            dtypes = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
             super()._load_from_checkpoint(*arguments, **named)
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in model.named_parameters():
                 if name in dtypes:
                     parameter.data = parameter.data.to(dtypes[name])
 
