@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+from scripted_model import ANSWER
+from tiny_models import make_adapter
+
+from eval.arms import HuggingFaceArms, answer_with_gguf, choose_arms, gguf_files
+from kormed_edge.errors import EvalError
+from kormed_edge.manifest import MANIFEST, new_manifest, write_json
+from kormed_edge.records import Record
+
+RECORDS = [
+    Record(f"q{i}", "obgyn", "short_answer", "가장 먼저 할 검사는? " * i, "모의병") for i in (1, 3, 2)
+]
+
+
+@pytest.fixture(scope="module")
+def arms(scripted_base: Path, tmp_path_factory: pytest.TempPathFactory) -> HuggingFaceArms:
+    folder = tmp_path_factory.mktemp("arms") / "adapter"
+    make_adapter(scripted_base, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((scripted_base / name).read_bytes())
+    return HuggingFaceArms(scripted_base, folder)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_base_answers_every_item_whole_in_batches_of_any_size(
+    arms: HuggingFaceArms, batch_size: int
+) -> None:
+    answers = list(arms.answer("base", RECORDS, 32, batch_size))
+    assert [p["qa_id"] for p in answers] == ["q3", "q2", "q1"]
+    assert {(p["output"], p["finish_reason"]) for p in answers} == {(ANSWER, "stop")}
+
+
+def test_adapter_arm_is_another_model_than_the_base_arm(arms: HuggingFaceArms) -> None:
+    tuned = [p["output"] for p in arms.answer("adapter", RECORDS, 32, 3)]
+    again = [p["output"] for p in arms.answer("base", RECORDS, 32, 3)]
+    assert tuned != again
+    assert set(again) == {ANSWER}
+
+
+def test_answer_that_reaches_the_maximum_is_marked(arms: HuggingFaceArms) -> None:
+    answers = list(arms.answer("base", RECORDS, 2, 3))
+    assert {(p["n_tokens"], p["finish_reason"]) for p in answers} == {(2, "length")}
+
+
+def test_gguf_of_the_base_answers_like_the_base(scripted_gguf: Path) -> None:
+    answers = list(answer_with_gguf(scripted_gguf, RECORDS, 32))
+    assert [p["qa_id"] for p in answers] == ["q1", "q3", "q2"]
+    assert {(p["output"], p["finish_reason"]) for p in answers} == {(ANSWER, "stop")}
+
+
+def test_arms_of_a_run_are_the_models_of_its_manifest(tmp_path: Path) -> None:
+    manifest = new_manifest(
+        tmp_path, stage="gguf", run="r", seconds=0, inputs={}, base=None, seed=None,
+        settings={"models": {"bf16": "r-bf16.gguf", "Q8_0": "r-Q8_0.gguf"}},
+    )  # fmt: skip
+    write_json(tmp_path / MANIFEST, manifest.model_dump())
+    files = gguf_files(tmp_path)
+    assert files == {"gguf:bf16": tmp_path / "r-bf16.gguf", "gguf:Q8_0": tmp_path / "r-Q8_0.gguf"}
+    assert choose_arms(None, files) == ["base", "adapter", "gguf:bf16", "gguf:Q8_0"]
+    assert choose_arms(["gguf:Q8_0"], files) == ["gguf:Q8_0"]
+
+
+def test_arm_that_the_run_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="gguf:Q9 not in this run"):
+        choose_arms(["base", "gguf:Q9"], {"gguf:Q8_0": tmp_path})
