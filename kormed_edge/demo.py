@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
 
 from kormed_edge.base import resolve_base
+from kormed_edge.manifest import read_manifest
 from kormed_edge.options import RunOptions, run_options
 from kormed_edge.progress import console
 
@@ -15,6 +17,8 @@ QUESTION = (
     "급성 충수염에서 압통이 가장 심한 곳은?\n"
     "1) 맥버니점\n2) 명치\n3) 왼쪽 옆구리\n4) 배꼽 아래 정중선\n5) 오른쪽 어깨"
 )
+
+MADE_IN = {"data": "data", "train": "adapter", "export": "gguf", "eval": "eval", "report": "report"}
 
 
 @click.command("demo")
@@ -47,7 +51,7 @@ def demo_command(options: RunOptions) -> None:
     stage("report", report, options)
     stage("ask", ask_run, options, QUESTION)
     console.rule("[bold]done")
-    _show_times(seconds)
+    _show_times(options.run, seconds)
     show_scores(options.run)
     console.print(f"serve it: make serve RUN={options.run.name}", highlight=False)
 
@@ -57,9 +61,11 @@ def _bring_base(options: RunOptions) -> None:
     console.print(f"{base.id} ({base.revision or 'local'}): {base.path}", highlight=False)
 
 
-def _show_times(seconds: dict[str, float]) -> None:
+def _show_times(run: Path, seconds: dict[str, float]) -> None:
+    """Wall time of every stage; for one that was reused, the time that its making took."""
     table = Table("stage", "wall time", box=None, pad_edge=False)
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.0f} s")
+    for name, now in seconds.items():
+        made = read_manifest(run / MADE_IN[name]).seconds if name in MADE_IN else now
+        table.add_row(name, f"{max(made, now):.0f} s{' (reused)' if made > now else ''}")
     table.add_row("together", f"{sum(seconds.values()):.0f} s")
     console.print(table)

@@ -21,7 +21,7 @@ PACKAGES = {
 }
 EXTRAS = {"serve, ask": "edge", "eval": "eval", "train, export": "train"}
 LOW_DISK = 3e9  # bytes: the demo's base, runs and checkpoints
-LOW_MEMORY = 4.0  # GB
+LOW_MEMORY = 6.0  # GB
 
 
 @dataclass(frozen=True)
