@@ -10,7 +10,8 @@ from kormed_edge.manifest import MANIFEST, new_manifest, write_json
 from kormed_edge.records import Record
 
 RECORDS = [
-    Record(f"q{i}", "obgyn", "short_answer", "가장 먼저 할 검사는? " * i, "모의병") for i in (1, 3, 2)
+    Record(f"q{i}", "obgyn", "short_answer", "가장 먼저 할 검사는? " * i, "모의병")
+    for i in (1, 3, 2)
 ]
 
 
