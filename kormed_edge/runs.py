@@ -166,9 +166,11 @@ def _open_partial(
 
 
 def _stop(partial: Path, identity: Mapping[str, Any], seconds: float, resumable: bool) -> None:
-    """Keep what a resumable stage has, with the time that it took; remove any other's."""
+    """Keep what a resumable stage has, with the time that it took; of any other leave nothing."""
     if not resumable:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # other stages live there
+            partial.parent.rmdir()
     elif partial.exists():
         (partial / MANIFEST).unlink(missing_ok=True)
         with suppress(OSError):  # a full disk must not hide the error that stopped the stage

@@ -1,7 +1,9 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -205,3 +207,18 @@ def test_serve_stays_on_the_loopback_unless_told(tmp_path: Path) -> None:
     assert "--insecure" in result.stderr
     insecure = kormed("serve", "--model", tmp_path / "m.gguf", "--host", "0.0.0.0", "--insecure")
     assert "m.gguf does not exist" in insecure.stderr
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9e9, 9e9, 1e8))
+    root = Path(__file__).parents[1]
+    source = ("--set", f"data.source={root / 'samples'}")
+    config = ("--config", root / "configs" / "demo.yaml")
+    result = kormed("data", "--runs-dir", tmp_path, "--run", "full", *config, *source)
+    assert result.exit_code == 1
+    assert "0.10 GB free on this disk" in result.output
+    assert "at least 0.20 GB for the splits" in result.output
+    assert list(tmp_path.iterdir()) == []

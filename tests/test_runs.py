@@ -120,7 +120,7 @@ def test_a_failed_remake_keeps_the_finished_stage(tmp_path: Path) -> None:
 
 def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
     fail(tmp_path)
-    assert names(tmp_path) == []
+    assert not tmp_path.exists()
 
 
 def test_a_failed_resumable_stage_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_stage_that_cannot_be_described_leaves_nothing(
     monkeypatch.setattr("kormed_edge.runs.new_manifest", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         finish(tmp_path)
-    assert names(tmp_path) == []
+    assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize("made", ["data", "data.partial", None])
