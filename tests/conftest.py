@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-# Read when the libraries are imported, so before any test is.
+# Read when the libraries are imported, so before any test is. One thread, because the tiny models
+# are slower with more, above all where other work keeps the cores busy.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

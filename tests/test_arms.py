@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from scripted_model import ANSWER
-from tiny_models import make_adapter
+from tiny_models import edit_json, make_adapter
 
 from eval.arms import HuggingFaceArms, answer_with_gguf, choose_arms, gguf_files
 from kormed_edge.errors import EvalError
@@ -38,6 +38,18 @@ def test_adapter_arm_is_another_model_than_the_base_arm(arms: HuggingFaceArms) -
     again = [p["output"] for p in arms.answer("base", RECORDS, 32, 3)]
     assert tuned != again
     assert set(again) == {ANSWER}
+
+
+def test_base_with_an_end_token_of_its_own_stops_at_chatml_s(
+    scripted_base: Path, tmp_path: Path
+) -> None:
+    make_adapter(scripted_base, tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((scripted_base / "tokenizer.json").read_bytes())
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_bytes((scripted_base / settings.name).read_bytes())
+    edit_json(settings, eos_token="<|endoftext|>")
+    [answer] = HuggingFaceArms(scripted_base, tmp_path).answer("base", RECORDS[:1], 32, 1)
+    assert (answer["output"], answer["finish_reason"]) == (ANSWER, "stop")
 
 
 def test_answer_that_reaches_the_maximum_is_marked(arms: HuggingFaceArms) -> None:

@@ -7,6 +7,7 @@ from scripted_model import ANSWER
 from kormed_edge.engine import Engine, verify_model
 from kormed_edge.errors import EngineError
 from kormed_edge.manifest import MANIFEST, new_manifest, write_json
+from kormed_edge.nf4 import load_tokenizer
 from kormed_edge.prompts import question_prompt
 
 PROMPT = question_prompt("가장 먼저 할 검사는?")
@@ -56,6 +57,12 @@ def test_prompt_begins_with_its_own_start_token_only(engine: Engine) -> None:
     assert len(start) == 1
     assert engine.encode(PROMPT)[:1] == start
     assert engine.encode(PROMPT)[1:2] != start
+
+
+def test_ids_are_those_of_the_hugging_face_tokenizer(engine: Engine, scripted_base: Path) -> None:
+    tokenizer = load_tokenizer(scripted_base)
+    for text in (PROMPT, question_prompt("1.5) 두 줄\n  90/60 mmHg, she'd\n\n")):
+        assert engine.encode(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_prompt_longer_than_the_context_is_refused_with_numbers(engine: Engine) -> None:

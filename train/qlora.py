@@ -72,8 +72,6 @@ def train_adapter(
     on_plan(plan)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
-    if not _validated(trainer.state):
-        trainer.evaluate()
     _write_results(trainer, base, folder, plan, time.monotonic() - started)
     return asdict(plan)
 
@@ -246,11 +244,6 @@ def _require_finite(name: str, loss: float, step: int) -> None:
             "a finite number",
             "lower train.learning_rate, and look at the records of that step",
         )
-
-
-def _validated(state: Any) -> bool:
-    """Whether the last step was validated, as it is only where `eval_steps` divides the steps."""
-    return any("eval_loss" in e and e["step"] == state.global_step for e in state.log_history)
 
 
 def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
