@@ -17,38 +17,43 @@ class TensorFile:
     """One safetensors file: names and shapes at once, a tensor's values when they are asked for."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as file:
+            names: list[str] = file.keys()
+            self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+    def tensor(self, name: str) -> "torch.Tensor":
+        # The file is mapped, and what was read of a mapping stays resident while it lives: one
+        # mapping a tensor keeps a 7B merge at the size of its largest tensor.
+        with self._open() as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    def _open(self) -> Any:
         import safetensors
 
         open_file: Any = safetensors.safe_open
         try:
-            self._file = open_file(path, "pt")
+            return open_file(self._path, "pt")
         except (OSError, safetensors.SafetensorError) as error:
             raise BaseModelError(
-                f"{path}: {error}", "a whole safetensors file", "copy the file again"
+                f"{self._path}: {error}", "a whole safetensors file", "copy the file again"
             ) from error
-        names: list[str] = self._file.keys()
-        self.shapes = {name: self._shape(name) for name in names}
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
-
-    def tensor(self, name: str) -> "torch.Tensor":
-        tensor: torch.Tensor = self._file.get_tensor(name)
-        return tensor
 
 
 class Checkpoint:
     """The weights and the configuration of a base model.
 
+    `shapes` and `owners` give the shape and the file name of every tensor, file by file.
     Raises `BaseModelError` that names the file which is missing, damaged or incomplete.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = _config(folder)
-        owners = _owners(folder)
-        self._files = {name: TensorFile(folder / name) for name in sorted(set(owners.values()))}
-        for tensor, file in owners.items():
+        named = _owners(folder)
+        self._files = {name: TensorFile(folder / name) for name in sorted(set(named.values()))}
+        for tensor, file in named.items():
             if tensor not in self._files[file].shapes:
                 raise BaseModelError(
                     f"{folder / file}: no tensor {tensor}",
@@ -58,11 +63,11 @@ class Checkpoint:
         self.shapes = {
             name: shape for file in self._files.values() for name, shape in file.shapes.items()
         }
-        self._owners = {name: file for file in self._files.values() for name in file.shapes}
+        self.owners = {name: key for key, file in self._files.items() for name in file.shapes}
 
     def tensor(self, name: str) -> "torch.Tensor":
         """The values of one tensor, in the type that the file holds."""
-        return self._owners[name].tensor(name)
+        return self._files[self.owners[name]].tensor(name)
 
 
 def read_json(path: Path, purpose: str) -> dict[str, Any]:

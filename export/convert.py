@@ -5,10 +5,13 @@ sampling advice (`general.sampling.*`), which was given for chat, and names gues
 what the caller knows comes in as `Provenance`. The beginning token is always off.
 """
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -17,6 +20,7 @@ import numpy.typing as npt
 from export import architectures
 from export.architectures import Architecture
 from export.checkpoint import Checkpoint
+from export.hf_folder import HfFolder
 from export.merge import ONTO, LoraDelta, is_nf4, through_nf4
 from export.tokenizer import add_tokenizer
 from kormed_edge.disk import require_space
@@ -83,12 +87,14 @@ def write_gguf(
     target: Path,
     provenance: Provenance,
     onto: str = "original",
+    keep_hf: Path | None = None,
     on_tensor: OnTensor | None = None,
 ) -> WrittenGguf:
     """Write `target` from a base folder and, if given, a LoRA adapter folder.
 
     `onto` says which base weights take the adapter: "original", or "nf4", which first passes
-    every projection through NF4 as training saw it. Needs memory for about two copies of the
+    every projection through NF4 as training saw it. `keep_hf` names a folder to be written with
+    the same merged weights in Hugging Face's format. Needs memory for about two copies of the
     largest tensor. Raises `BaseModelError`, `ExportError` or `DiskSpaceError`; a failed run
     leaves no file.
     """
@@ -100,17 +106,19 @@ def write_gguf(
     if delta:
         delta.check(checkpoint.shapes)
     plan = _plan(architecture, checkpoint)
-    require_space(target.parent, sum(t.bytes for t in plan) + HEADER_BYTES, f"{target.name}")
+    needed = sum(t.bytes for t in plan) + HEADER_BYTES
+    require_space(target.parent, needed * (2 if keep_hf else 1), f"{target.name}")
 
     writer = gguf.GGUFWriter(None, architecture.name)
-    _add_provenance(writer, provenance, onto if delta else None)
+    add_provenance(writer, provenance, onto if delta else None)
     _add_model(writer, architecture, checkpoint, plan)
     temporary = target.with_name(target.name + ".tmp")
+    sources = [tensor.source for tensor in plan if tensor.source]
     try:
-        _write(
-            writer, temporary, plan, _values(plan, architecture, checkpoint, delta, onto), on_tensor
-        )
-        merged = delta.finish() if delta else 0
+        with HfFolder(checkpoint, sources, keep_hf) if keep_hf else nullcontext() as copy:
+            values = _values(plan, architecture, _merged(checkpoint, sources, delta, onto), copy)
+            _write(writer, temporary, plan, values, on_tensor)
+            merged = delta.finish() if delta else 0
         temporary.replace(target)
     finally:
         writer.close()
@@ -129,21 +137,29 @@ def _plan(architecture: Architecture, checkpoint: Checkpoint) -> list[_Tensor]:
 def _values(
     plan: list[_Tensor],
     architecture: Architecture,
-    checkpoint: Checkpoint,
-    delta: LoraDelta | None,
-    onto: str,
+    merged: "Iterator[tuple[str, torch.Tensor]]",
+    copy: HfFolder | None,
 ) -> Iterator[npt.NDArray[np.generic]]:
     if (factors := architectures.rope_factors(architecture)) is not None:
         yield factors
-    for tensor in plan:
-        if tensor.source is None:
-            continue
-        value = checkpoint.tensor(tensor.source)
-        if delta and onto == "nf4" and is_nf4(tensor.source):
+    stored = (tensor.type for tensor in plan if tensor.source)
+    for type_, (name, value) in zip(stored, merged, strict=True):
+        if copy:
+            copy.write(name, value)
+        yield _as_stored(architectures.reorder(architecture, name, value), type_)
+
+
+def _merged(
+    checkpoint: Checkpoint, names: list[str], delta: LoraDelta | None, onto: str
+) -> "Iterator[tuple[str, torch.Tensor]]":
+    """The base's tensors in order, with the adapter's part added."""
+    for name in names:
+        value = checkpoint.tensor(name)
+        if delta and onto == "nf4" and is_nf4(name):
             value = through_nf4(value)
-        if delta and delta.takes(tensor.source):
-            value = delta.merged(tensor.source, value)
-        yield _as_stored(architectures.reorder(architecture, tensor.source, value), tensor.type)
+        if delta and delta.takes(name):
+            value = delta.merged(name, value)
+        yield name, value
 
 
 def _as_stored(value: "torch.Tensor", stored: gguf.GGMLQuantizationType) -> npt.NDArray[np.generic]:
@@ -170,11 +186,26 @@ def _write(
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for done, (tensor, value) in enumerate(zip(plan, values, strict=True), 1):
-        writer.write_tensor_data(value)
-        if on_tensor:
-            on_tensor(done, len(plan), tensor.name)
+    # One thread writes while the next tensor is read and merged, so that two are held at most;
+    # another makes the disk work from the start, instead of at the end.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        written: Future[Any] = pool.submit(int)
+        synced: Future[Any] = written
+        for done, (tensor, value) in enumerate(zip(plan, values, strict=True), 1):
+            written.result()
+            written = pool.submit(writer.write_tensor_data, value)
+            if synced.done():
+                synced = pool.submit(_sync, writer)
+            if on_tensor:
+                on_tensor(done, len(plan), tensor.name)
+        written.result()
     writer.flush()
+    _sync(writer)
+
+
+def _sync(writer: gguf.GGUFWriter) -> None:
+    for file in writer.fout or ():
+        os.fdatasync(file.fileno())
 
 
 def _add_model(
@@ -189,7 +220,8 @@ def _add_model(
     add_tokenizer(writer, checkpoint.folder, rows=checkpoint.config["vocab_size"])
 
 
-def _add_provenance(writer: gguf.GGUFWriter, given: Provenance, onto: str | None) -> None:
+def add_provenance(writer: gguf.GGUFWriter, given: Provenance, onto: str | None) -> None:
+    """Write where a model comes from; `onto` is None for a file that holds no adapter."""
     writer.add_name(given.name)
     writer.add_license(given.license)
     writer.add_finetune(given.finetune)

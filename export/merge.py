@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ONTO = ("original", "nf4")
 NF4_BLOCK = 64
+_BLOCK_VALUES = 1 << 23
 
 # Settings that change what the adapter computes, and the values under which they do not.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -79,11 +80,22 @@ class LoraDelta:
         return name.removesuffix(".weight") in self.modules
 
     def merged(self, name: str, weight: "torch.Tensor") -> "torch.Tensor":
-        """The base weight plus alpha/r · B·A (alpha/√r with rsLoRA) in fp32."""
+        """The base weight plus alpha/r · B·A (alpha/√r with rsLoRA) in fp32, rounded to bf16.
+
+        By blocks of rows that stay in the processor's cache; whole fp32 copies of a 7B model's
+        weights cost more time in page faults than in arithmetic.
+        """
+        import torch
+
         module = name.removesuffix(".weight")
         self._used.add(module)
         a, b = (self._file.tensor(_key(module, side)).float() for side in "AB")
-        return weight.float().addmm_(b, a, alpha=self.scale)
+        merged = torch.empty(weight.shape, dtype=torch.bfloat16)
+        rows = max(1, _BLOCK_VALUES // weight.shape[1])
+        for start in range(0, len(weight), rows):
+            block = slice(start, start + rows)
+            merged[block] = weight[block].float().addmm_(b[block], a, alpha=self.scale)
+        return merged
 
     def finish(self) -> int:
         """Number of weights changed; raises unless every adapter tensor was used."""
@@ -99,15 +111,20 @@ class LoraDelta:
 def through_nf4(weight: "torch.Tensor") -> "torch.Tensor":
     """The weight as a 4-bit base shows it to its adapter: NF4, blocks of 64, double quantization.
 
-    QLoRA trains against these values, so an adapter also corrects part of their error.
+    QLoRA trains against these values, so an adapter also corrects part of their error. Computed on
+    the GPU if there is one, as training did.
     """
     import torch
     from bitsandbytes import functional
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     packed, state = functional.quantize_4bit(
-        weight.to(torch.bfloat16), blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4"
+        weight.to(device, torch.bfloat16),
+        blocksize=NF4_BLOCK,
+        compress_statistics=True,
+        quant_type="nf4",
     )
-    return functional.dequantize_4bit(packed, state)
+    return functional.dequantize_4bit(packed, state).cpu()
 
 
 def is_nf4(name: str) -> bool:

@@ -13,10 +13,10 @@ from kormed_edge.errors import ExportError
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-# What a tokenizer.json splits text by, and llama.cpp's name for it (`tokenizer.ggml.pre`).
-_PRE_BY_PATTERN = {
-    f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}|" + _REST: "qwen2",
-    f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}{1,3}|" + _REST: "llama-bpe",
+# What a tokenizer.json splits text by, under llama.cpp's name for it (`tokenizer.ggml.pre`).
+PATTERNS = {
+    "qwen2": f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}|" + _REST,
+    "llama-bpe": f"{_CONTRACTIONS}|{_WORDS}|" + r"\p{N}{1,3}|" + _REST,
 }
 # llama.cpp takes a word that is in the vocabulary whole, before any merge, for this one only.
 _IGNORES_MERGES = {"llama-bpe"}
@@ -100,7 +100,8 @@ def _pre_name(pre: dict[str, Any]) -> str | None:
 def _split_name(split: dict[str, Any]) -> str | None:
     if split.get("behavior") != "Isolated" or split.get("invert"):
         return None
-    return _PRE_BY_PATTERN.get(split["pattern"].get("Regex", ""))
+    found = split["pattern"].get("Regex", "")
+    return next((name for name, pattern in PATTERNS.items() if pattern == found), None)
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:

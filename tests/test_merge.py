@@ -32,14 +32,15 @@ def opened(adapter: Path, base: Path) -> LoraDelta:
     return delta
 
 
-def test_merged_weight_is_peft_s_in_fp32(base: Path, adapter: Path) -> None:
+def test_merged_weight_is_peft_s_in_fp32_rounded_once(base: Path, adapter: Path) -> None:
     from peft import PeftModel
 
     merged = PeftModel.from_pretrained(load(base), str(adapter)).merge_and_unload()
     delta, checkpoint = opened(adapter, base), Checkpoint(base)
     for name, expected in merged.named_parameters():
         if delta.takes(name):
-            torch.testing.assert_close(delta.merged(name, checkpoint.tensor(name)), expected.data)
+            found = delta.merged(name, checkpoint.tensor(name))
+            torch.testing.assert_close(found, expected.data.bfloat16(), rtol=2**-7, atol=0)
     assert delta.finish() == 14
 
 

@@ -5,9 +5,11 @@ that every projection has 64 or 96 columns (one or more blocks of 32, none of 25
 """
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -137,3 +139,48 @@ def edit_tensors(path: Path, **changes: torch.Tensor | None) -> None:
     """Set tensors of a safetensors file; the value None removes the tensor."""
     tensors = load_file(path) | changes
     save_file({k: v for k, v in tensors.items() if v is not None}, path, {"format": "pt"})
+
+
+def rewrite_gguf(
+    source: Path,
+    target: Path,
+    change: Callable[[dict[str, torch.Tensor]], object] = dict,
+    keys: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a GGUF of bf16 and fp32 tensors again after `change` has altered them in place.
+
+    `keys` are set, a function makes the new value of the old one, and None removes the key.
+    """
+    reader = gguf.GGUFReader(source, "c")
+    fields = {name: field for name, field in reader.fields.items() if name[:5] != "GGUF."}
+    content = {name: field.contents() for name, field in fields.items()}
+    for name, value in (keys or {}).items():
+        content[name] = value(content[name]) if callable(value) else value
+    writer = gguf.GGUFWriter(target, content.pop("general.architecture"))
+    for name, value in content.items():
+        types = fields[name].types if name in fields else [_value_type(value)]
+        if value is not None:
+            writer.add_key_value(name, value, types[0], types[-1] if len(types) > 1 else None)
+    tensors = {tensor.name: _tensor(tensor) for tensor in reader.tensors}
+    change(tensors)
+    for name, tensor in tensors.items():
+        half = tensor.dtype == torch.bfloat16
+        kind = gguf.GGMLQuantizationType.BF16 if half else gguf.GGMLQuantizationType.F32
+        data = tensor.contiguous().view(torch.uint16) if half else tensor.contiguous()
+        writer.add_tensor(name, data.numpy(), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def _value_type(value: Any) -> gguf.GGUFValueType:
+    number = gguf.GGUFValueType.get_type(value)
+    return gguf.GGUFValueType.UINT32 if number == gguf.GGUFValueType.INT32 else number
+
+
+def _tensor(tensor: gguf.ReaderTensor) -> torch.Tensor:
+    half = tensor.tensor_type == gguf.GGMLQuantizationType.BF16
+    data = torch.from_numpy(tensor.data.reshape(-1)).view(torch.bfloat16 if half else torch.float32)
+    return data.reshape(tensor.shape.tolist()[::-1]).clone()
