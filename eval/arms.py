@@ -1,14 +1,15 @@
 """Arms: the model states that are evaluated, each able to answer records greedily.
 
-`base` and `adapter` are Hugging Face models in NF4, the way the adapter was trained; `gguf:*` run
-in the edge engine, the same that serves.
+`base` and `adapter` are Hugging Face models in NF4, the way the adapter was trained; `merged` is
+the merged folder in bf16, where the export kept it; `gguf:*` run in the edge engine, the same
+that serves. What `adapter` and `merged` differ in, merging cost; the rest is quantization.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from eval.predictions import Prediction, make_prediction
 from kormed_edge.engine import Engine
@@ -16,7 +17,9 @@ from kormed_edge.errors import EvalError
 from kormed_edge.prompts import END, question_prompt
 from kormed_edge.records import Record
 
-HUGGING_FACE_ARMS = ("base", "adapter")
+NF4_ARMS = ("base", "adapter")
+MERGED = "merged"
+MERGED_FOLDER = "hf"
 GGUF_PREFIX = "gguf:"
 
 
@@ -28,15 +31,16 @@ def gguf_files(folder: Path) -> dict[str, Path]:
     return {f"{GGUF_PREFIX}{type_}": folder / name for type_, name in models.items()}
 
 
-def choose_arms(wanted: Sequence[str] | None, ggufs: dict[str, Path]) -> list[str]:
-    """The wanted arms, or all that the run has; an arm that it lacks is an error."""
-    known = [*HUGGING_FACE_ARMS, *ggufs]
+def choose_arms(wanted: Sequence[str] | None, folder: Path) -> list[str]:
+    """The wanted arms, or all that an export has; an arm that it lacks is an error."""
+    merged = [MERGED] if (folder / MERGED_FOLDER).is_dir() else []
+    known = [*NF4_ARMS, *merged, *gguf_files(folder)]
     unknown = [arm for arm in wanted or () if arm not in known]
     if unknown:
         raise EvalError(
             f"eval.arms: {', '.join(unknown)} not in this run",
             f"some of {', '.join(known)}",
-            "export that type first: --set export.types=[...]",
+            "export it first: --set export.types=[...], or --keep-hf for merged",
         )
     return list(wanted or known)
 
@@ -59,18 +63,37 @@ def answer_with_gguf(
 
 
 class HuggingFaceArms:
-    """`base` and `adapter` on one loaded NF4 model; the base is the adapter switched off."""
+    """`base` and `adapter` on one loaded NF4 model, of which the base is the adapter switched off;
+    or `merged` on its own."""
 
-    def __init__(self, base: Path, adapter: Path) -> None:
+    @classmethod
+    def nf4(cls, base: Path, adapter: Path) -> Self:
         from peft import PeftModel
 
-        from kormed_edge.nf4 import load_nf4, load_tokenizer
+        from kormed_edge.nf4 import load_nf4
 
-        self.tokenizer = load_tokenizer(adapter)
+        return cls(PeftModel.from_pretrained(load_nf4(base), str(adapter)), adapter)
+
+    @classmethod
+    def merged(cls, folder: Path) -> Self:
+        """A merged folder, on the GPU as far as it fits."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        device = "auto" if torch.cuda.is_available() else "cpu"
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=torch.bfloat16, device_map=device
+        )
+        return cls(model, folder)
+
+    def __init__(self, model: Any, tokenizer: Path) -> None:
+        from kormed_edge.nf4 import load_tokenizer
+
+        self.tokenizer = load_tokenizer(tokenizer)
         self.tokenizer.padding_side = "left"
         # A model that was not tuned for chat has an end token of its own; the engine stops at both.
         self.ends = {self.tokenizer.convert_tokens_to_ids(END), self.tokenizer.eos_token_id}
-        self.model = PeftModel.from_pretrained(load_nf4(base), str(adapter)).eval()
+        self.model = model.eval()
 
     def answer(
         self, arm: str, records: Sequence[Record], max_new_tokens: int, batch_size: int

@@ -68,12 +68,12 @@ def verify_command(ctx: click.Context, run_name: str, runs_dir: Path) -> None:
 
 
 def evaluate(options: RunOptions) -> None:
-    from eval.arms import choose_arms, gguf_files
+    from eval.arms import choose_arms
 
     config = options.config.values.eval
     options.show("eval")
     gguf = require_stage(options.run, "gguf")
-    arms = choose_arms(config.arms, gguf_files(gguf))
+    arms = choose_arms(config.arms, gguf)
     settings = {"eval": config.model_dump(mode="json")}
     with open_stage(
         options.run, "eval", settings, inputs=["data", "adapter", "gguf"],
@@ -92,22 +92,32 @@ def evaluate(options: RunOptions) -> None:
 
 
 def _answer_all(run: Path, config: EvalConfig, arms: list[str], folder: Path) -> None:
-    """Answer every item that has no prediction yet; Hugging Face arms share one loaded model."""
-    from eval.arms import HUGGING_FACE_ARMS, HuggingFaceArms, answer_with_gguf, gguf_files
+    """Answer every item that has no prediction yet; the NF4 arms share one loaded model."""
+    from eval.arms import (
+        MERGED,
+        MERGED_FOLDER,
+        NF4_ARMS,
+        HuggingFaceArms,
+        answer_with_gguf,
+        gguf_files,
+    )
 
     records = read_records(run / "data" / "test.jsonl")[: config.limit]
     models = gguf_files(run / "gguf")
-    shared = None
+    loaded: HuggingFaceArms | None = None
     for arm in arms:
         path = folder / file_name(arm)
         left = remaining(path, records)
         if not left:
             continue
-        if arm in HUGGING_FACE_ARMS:
-            if shared is None:
+        if arm in NF4_ARMS:
+            if loaded is None:
                 trained = read_manifest(run / "adapter")
-                shared = HuggingFaceArms(base_folder(trained), run / "adapter")
-            answers = shared.answer(arm, left, config.max_new_tokens, config.batch_size)
+                loaded = HuggingFaceArms.nf4(base_folder(trained), run / "adapter")
+            answers = loaded.answer(arm, left, config.max_new_tokens, config.batch_size)
+        elif arm == MERGED:
+            loaded = HuggingFaceArms.merged(run / "gguf" / MERGED_FOLDER)
+            answers = loaded.answer(arm, left, config.max_new_tokens, config.batch_size)
         else:
             answers = answer_with_gguf(models[arm], left, config.max_new_tokens)
         with progress(f"eval: {arm}", len(records)) as update:

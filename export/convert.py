@@ -35,7 +35,10 @@ HEADER_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a model comes from, for the keys of its GGUF. An empty value writes no key."""
+    """Where a model comes from, for the keys of its GGUF. An empty value writes no key.
+
+    `adapter` and `data` are hashes of the manifests that it was made from.
+    """
 
     name: str
     run: str
@@ -46,6 +49,8 @@ class Provenance:
     base_model: str = ""
     base_revision: str = ""
     datasets: tuple[str, ...] = ()
+    adapter: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +240,8 @@ def add_provenance(writer: gguf.GGUFWriter, given: Provenance, onto: str | None)
     writer.add_string("kormed.version", given.version)
     writer.add_string("kormed.prompt", given.prompt)
     writer.add_string("kormed.onto", onto or "")
+    writer.add_string("kormed.adapter", given.adapter)
+    writer.add_string("kormed.data", given.data)
 
 
 def _add_base_model(writer: gguf.GGUFWriter, given: Provenance) -> None:

@@ -5,7 +5,8 @@ has not passed. Source of the limits: llama.cpp's published drift of Llama-3-8B,
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,6 @@ import numpy as np
 
 from export.logits import Answer, LoadedGguf, Rows, hf_rows, load_hf, write_answers
 from export.readback import Check
-from export.readback import check_file as check_file
 from kormed_edge.errors import ExportError
 from kormed_edge.prompts import END, question_prompt
 
@@ -181,19 +181,51 @@ def check_generation(name: str, comparison: LogitComparison) -> Check:
     return Check(f"text {name}", passed, asdict(greedy) if greedy else {}, {"gap": TIE_NATS})
 
 
+@contextmanager
+def written_answers(
+    path: Path, prompts: Sequence[str], max_tokens: int = 32
+) -> Iterator[list[Answer]]:
+    """The greedy answers of a GGUF, up to `max_tokens` each, as others are compared over them.
+
+    Their log-probabilities wait on disk, 4 bytes a token of the vocabulary for every position.
+    """
+    with TemporaryDirectory(prefix="kormed-parity-") as folder:
+        yield write_answers(path, prompts, max_tokens, Path(folder))
+
+
+def compare_answers(answers: Sequence[Answer], candidate: Path) -> LogitComparison:
+    """Compare a GGUF with the one that wrote `answers`, the reference.
+
+    Both read the same tokens one at a time, so that batching adds no difference of its own.
+    """
+    with LoadedGguf(candidate, n_ctx=_longest(answers)) as model:
+        return _compare(answers, lambda answer: (answer.rows(), model.forced(answer)))
+
+
+def compare_answers_with_hf(
+    base: Path, adapter: Path | None, answers: Sequence[Answer], *, onto: str = "original"
+) -> LogitComparison:
+    """Compare the GGUF that wrote `answers` with the Hugging Face model in torch, the reference.
+
+    The first answer is that of `FIXED_PROMPT`. The adapter is applied, not merged, so that the
+    merge is checked too. torch computes in fp32: in bf16 it adds rounding of its own, and on
+    SmolLM2-135M the mean KLD rose from 0.00006 to 0.00097.
+    """
+    model = load_hf(base, adapter, onto)
+    fixed, rows = answers[0], hf_rows(model, answers[0])
+    comparison = _compare(
+        answers,
+        lambda answer: (rows if answer is fixed else hf_rows(model, answer), answer.rows()),
+    )
+    return replace(comparison, greedy=_greedy_text(base, fixed, rows))
+
+
 def compare_logits(
     reference: Path, candidate: Path, prompts: Sequence[str], max_tokens: int = 32
 ) -> LogitComparison:
-    """Compare two GGUFs over the greedy answers of `reference`, up to `max_tokens` each.
-
-    Both read the same tokens one at a time, so that batching adds no difference of its own. One
-    model is loaded at a time; the reference's log-probabilities wait on disk, 4 bytes a token
-    of the vocabulary for every position.
-    """
-    with TemporaryDirectory(prefix="kormed-parity-") as folder:
-        answers = write_answers(reference, prompts, max_tokens, Path(folder))
-        with LoadedGguf(candidate, n_ctx=_longest(answers)) as model:
-            return _compare(answers, lambda answer: (answer.rows(), model.forced(answer)))
+    """Compare two GGUFs over the greedy answers of `reference`."""
+    with written_answers(reference, prompts, max_tokens) as answers:
+        return compare_answers(answers, candidate)
 
 
 def compare_with_hf(
@@ -205,21 +237,9 @@ def compare_with_hf(
     *,
     onto: str = "original",
 ) -> LogitComparison:
-    """Compare a GGUF with the Hugging Face model in torch, the reference, over the GGUF's answers.
-
-    `FIXED_PROMPT` is asked before `prompts`. The adapter is applied, not merged, so that the merge
-    is checked too. torch computes in fp32: in bf16 it adds rounding of its own, and on
-    SmolLM2-135M the mean KLD rose from 0.00006 to 0.00097.
-    """
-    with TemporaryDirectory(prefix="kormed-parity-") as folder:
-        answers = write_answers(path, [FIXED_PROMPT, *prompts], max_tokens, Path(folder))
-        model = load_hf(base, adapter, onto)
-        fixed, rows = answers[0], hf_rows(model, answers[0])
-        comparison = _compare(
-            answers,
-            lambda answer: (rows if answer is fixed else hf_rows(model, answer), answer.rows()),
-        )
-        return replace(comparison, greedy=_greedy_text(base, fixed, rows))
+    """Compare a GGUF with its Hugging Face model, asking `FIXED_PROMPT` first, then `prompts`."""
+    with written_answers(path, [FIXED_PROMPT, *prompts], max_tokens) as answers:
+        return compare_answers_with_hf(base, adapter, answers, onto=onto)
 
 
 def _greedy_text(base: Path, answer: Answer, reference: Rows) -> GreedyText:

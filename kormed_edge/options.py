@@ -1,7 +1,7 @@
 """Options that several commands share, and what they add up to."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ class RunOptions:
     run: Path
     config: ResolvedConfig
     force: bool
+
+    def override(self, key: str, value: Any) -> "RunOptions":
+        return replace(self, config=self.config.override(key, value))
 
     def show(self, *sections: str) -> None:
         """Print the settings of some sections, each with the place that its value came from."""

@@ -15,7 +15,7 @@ from tiny_models import CORPUS, edit_json, edit_tensors, make_adapter, make_base
 
 from export.adapter import write_adapter_gguf
 from export.convert import Provenance, write_gguf
-from export.parity import check_file
+from export.readback import check_file
 from kormed_edge.errors import BaseModelError, DiskSpaceError, ExportError
 
 GIVEN = Provenance(

@@ -21,7 +21,7 @@ def arms(scripted_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Huggi
     make_adapter(scripted_base, folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((scripted_base / name).read_bytes())
-    return HuggingFaceArms(scripted_base, folder)
+    return HuggingFaceArms.nf4(scripted_base, folder)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -48,7 +48,7 @@ def test_base_with_an_end_token_of_its_own_stops_at_chatml_s(
     settings = tmp_path / "tokenizer_config.json"
     settings.write_bytes((scripted_base / settings.name).read_bytes())
     edit_json(settings, eos_token="<|endoftext|>")
-    [answer] = HuggingFaceArms(scripted_base, tmp_path).answer("base", RECORDS[:1], 32, 1)
+    [answer] = HuggingFaceArms.nf4(scripted_base, tmp_path).answer("base", RECORDS[:1], 32, 1)
     assert (answer["output"], answer["finish_reason"]) == (ANSWER, "stop")
 
 
@@ -63,18 +63,33 @@ def test_gguf_of_the_base_answers_like_the_base(scripted_gguf: Path) -> None:
     assert {(p["output"], p["finish_reason"]) for p in answers} == {(ANSWER, "stop")}
 
 
-def test_arms_of_a_run_are_the_models_of_its_manifest(tmp_path: Path) -> None:
+def test_merged_folder_answers_like_the_model_in_it(scripted_base: Path) -> None:
+    merged = HuggingFaceArms.merged(scripted_base)
+    assert {p["output"] for p in merged.answer("merged", RECORDS, 32, 3)} == {ANSWER}
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
     manifest = new_manifest(
         tmp_path, stage="gguf", run="r", seconds=0, inputs={}, base=None, seed=None,
         settings={"models": {"bf16": "r-bf16.gguf", "Q8_0": "r-Q8_0.gguf"}},
     )  # fmt: skip
     write_json(tmp_path / MANIFEST, manifest.model_dump())
-    files = gguf_files(tmp_path)
-    assert files == {"gguf:bf16": tmp_path / "r-bf16.gguf", "gguf:Q8_0": tmp_path / "r-Q8_0.gguf"}
-    assert choose_arms(None, files) == ["base", "adapter", "gguf:bf16", "gguf:Q8_0"]
-    assert choose_arms(["gguf:Q8_0"], files) == ["gguf:Q8_0"]
+    return tmp_path
 
 
-def test_arm_that_the_run_lacks_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match="gguf:Q9 not in this run"):
-        choose_arms(["base", "gguf:Q9"], {"gguf:Q8_0": tmp_path})
+def test_arms_of_a_run_are_the_models_of_its_manifest(exported: Path) -> None:
+    files = {"gguf:bf16": exported / "r-bf16.gguf", "gguf:Q8_0": exported / "r-Q8_0.gguf"}
+    assert gguf_files(exported) == files
+    assert choose_arms(None, exported) == ["base", "adapter", "gguf:bf16", "gguf:Q8_0"]
+    assert choose_arms(["gguf:Q8_0"], exported) == ["gguf:Q8_0"]
+
+
+def test_merged_folder_is_an_arm_where_the_export_kept_it(exported: Path) -> None:
+    (exported / "hf").mkdir()
+    assert choose_arms(None, exported)[:3] == ["base", "adapter", "merged"]
+
+
+def test_arm_that_the_run_lacks_is_named(exported: Path) -> None:
+    with pytest.raises(EvalError, match="gguf:Q9, merged not in this run"):
+        choose_arms(["base", "gguf:Q9", "merged"], exported)

@@ -1,6 +1,10 @@
 """The real commands, from records to an answered question, with a tiny base model."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ from aihub_tree import write_zip
 from click.testing import CliRunner, Result
 from tiny_models import make_base
 
-from eval.arms import HuggingFaceArms
+from eval.arms import HuggingFaceArms, choose_arms
 from kormed_edge.cli import main
 from kormed_edge.errors import KormedError
 from kormed_edge.manifest import read_manifest
@@ -30,6 +34,21 @@ SETTINGS = {
     "eval.gate.candidate": "gguf:Q8_0",
 }
 
+# Ends its own process, as a power cut would, at the first sign of progress of one step.
+KILLED_AT = """
+import os, signal, sys
+from rich.console import Console
+title, *arguments = sys.argv[1:]
+show = Console.print
+def show_or_die(self, *objects, **options):
+    if str(objects[:1]).find(title) >= 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    show(self, *objects, **options)
+Console.print = show_or_die
+from kormed_edge.cli import main
+main(arguments)
+"""
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,13 +62,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def kormed(runs: Path, command: str, *arguments: str, base: Path | None = None) -> Result:
+def arguments(runs: Path, command: str, base: Path | None) -> list[str]:
     options = ["--runs-dir", str(runs), "--run", "mini"]
     if base:
         settings = {**SETTINGS, "base": base, "data.source": ROOT / "samples"}
         options += ["--config", str(ROOT / "configs" / "demo.yaml")]
         options += [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
-    return CliRunner().invoke(main, [command, *options, *arguments], catch_exceptions=False)
+    return [command, *options]
+
+
+def kormed(runs: Path, command: str, *others: str, base: Path | None = None) -> Result:
+    given = [*arguments(runs, command, base), *others]
+    return CliRunner().invoke(main, given, catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +176,56 @@ def test_zips_as_ai_hub_ships_them_give_the_same_splits(finished: Path, tmp_path
     for name in ("train.jsonl", "valid.jsonl", "test.jsonl"):
         ours, theirs = (run / "data" / name for run in (tmp_path / "mini", finished))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The finished run once more, without its export."""
+    run = tmp_path / "mini"
+    for stage in ("data", "adapter"):
+        shutil.copytree(finished / stage, run / stage)
+    return run
+
+
+def test_both_merges_and_the_merged_folder_are_arms(copied: Path, base: Path) -> None:
+    options = ("--onto", "nf4", "--onto", "original", "--keep-hf")
+    compared = ("--set", "export.compare_imatrix=true")
+    assert kormed(copied.parent, "export", *options, *compared, base=base).exit_code == 0
+    assert choose_arms(None, copied / "gguf") == [
+        "base", "adapter", "merged", "gguf:bf16", "gguf:bf16-original", "gguf:Q8_0",
+    ]  # fmt: skip
+    names = set(read_manifest(copied / "gguf").files)
+    assert {"adapter.gguf", "imatrix.gguf", "hf/model.safetensors"} <= names
+    parity = json.loads((copied / "gguf" / "parity.json").read_text(encoding="utf-8"))
+    assert set(parity["imatrix"]["mean_kld"]["Q8_0"]) == {"with", "without"}
+
+
+def test_export_that_fails_parity_is_marked_as_failed(copied: Path, base: Path) -> None:
+    limit = ("--set", "export.max_kld={Q8_0: 0}")
+    result = kormed(copied.parent, "export", *limit, base=base)
+    assert result.exit_code == 1
+    assert "parity failed: logits bf16 → Q8_0" in result.output
+    assert not (copied / "gguf").exists()
+    failed = {path.name for path in (copied / "gguf.failed").iterdir()}
+    assert "mini-Q8_0.gguf.failed" in failed
+    assert not any(name.endswith(".gguf") for name in failed)
+    parity = json.loads((copied / "gguf.failed" / "parity.json").read_text(encoding="utf-8"))
+    assert parity["passed"] is False
+
+
+def test_unknown_type_stops_an_export_before_it_writes(copied: Path, base: Path) -> None:
+    result = kormed(copied.parent, "export", "--set", "export.types=[Q9_9]", base=base)
+    assert result.exit_code == 1
+    assert "no GGUF type Q9_9" in result.output
+    assert sorted(path.name for path in copied.iterdir()) == ["adapter", "data"]
+
+
+@pytest.mark.parametrize("title", ["export: merge", "export: importance", "export: quantize"])
+def test_killed_export_leaves_no_file_under_a_final_name(
+    title: str, copied: Path, base: Path
+) -> None:
+    command = [sys.executable, "-c", KILLED_AT, title, *arguments(copied.parent, "export", base)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    assert sorted(path.name for path in copied.iterdir()) == ["adapter", "data", "gguf.partial"]
+    assert kormed(copied.parent, "export", base=base).exit_code == 0
+    assert sorted(path.name for path in copied.iterdir()) == ["adapter", "data", "gguf"]

@@ -91,7 +91,7 @@ PARITY = {
         {"name": "tokens demo.gguf", "passed": False, "expected": {"prompts": 7},
          "measured": {"differing": 1, "first": ["지어낸 질문 5번"]}},
     ],
-    "fallbacks": {"Q4_K_M": {"token_embd.weight": "Q8_0"}},
+    "types": {"Q4_K_M": {"fallbacks": {"token_embd.weight": {"asked": "Q4_K", "used": "Q8_0"}}}},
 }  # fmt: skip
 
 
