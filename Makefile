@@ -44,7 +44,7 @@ export: $(READY) ## merge, write GGUF, quantize, check parity
 eval: $(READY) ## answer the test split with every arm, score, gate, report
 	$(KORMED) eval $(OPTIONS)
 
-verify: $(READY) ## check a run's files and decide its gate; exits 0, 3 or 4
+verify: $(READY) ## check a run's files and decide its gate; fails unless PASS
 	$(KORMED) verify --run $(RUN)
 
 serve: $(READY) ## serve the run's GGUF on http://127.0.0.1:8080

@@ -61,7 +61,7 @@ def verify_command(ctx: click.Context, run_name: str, runs_dir: Path) -> None:
         )
     folder = require_stage(run, "eval")
     config = EvalConfig.model_validate(read_manifest(folder).settings["eval"])
-    verdict = decide_from_files(folder, config)
+    verdict = decide_from_files(run, folder, config)
     console.print(f"{run}: every file as its manifest says")
     show_verdict(verdict)
     ctx.exit(GATE_EXIT[verdict["outcome"]])
@@ -88,7 +88,9 @@ def evaluate(options: RunOptions) -> None:
         _answer_all(options.run, config, arms, draft.folder)
         with progress("eval: score", len(arms)) as update:
             write_json(draft.folder / "scores.json", _score_all(arms, draft.folder, update))
-        write_json(draft.folder / "verdict.json", decide_from_files(draft.folder, config))
+        write_json(
+            draft.folder / "verdict.json", decide_from_files(options.run, draft.folder, config)
+        )
 
 
 def _answer_all(run: Path, config: EvalConfig, arms: list[str], folder: Path) -> None:
@@ -135,8 +137,8 @@ def _score_all(arms: list[str], folder: Path, update: Update) -> dict[str, Any]:
     return scores
 
 
-def decide_from_files(folder: Path, config: EvalConfig) -> dict[str, Any]:
-    """The gate's verdict on two arms' predictions files, JSON-ready."""
+def decide_from_files(run: Path, folder: Path, config: EvalConfig) -> dict[str, Any]:
+    """The gate's verdict on two arms' predictions files of a folder, JSON-ready."""
     from eval.gate import decide
 
     gate = config.gate
@@ -144,6 +146,7 @@ def decide_from_files(folder: Path, config: EvalConfig) -> dict[str, Any]:
         read_predictions(folder / file_name(gate.reference)),
         read_predictions(folder / file_name(gate.candidate)),
         gate,
+        asked=[record.qa_id for record in read_records(run / "data" / "test.jsonl")],
         limited=config.limit is not None,
     )
     arms = {"reference": gate.reference, "candidate": gate.candidate}

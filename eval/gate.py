@@ -7,7 +7,7 @@ single change, a change could still be as frequent as z² / (n + z²), so a chec
 below that cannot pass with n items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from eval.checks import Pair, check_all, discordant, items_needed, means, multiple_choice
@@ -49,15 +49,20 @@ def decide(
     candidate: Sequence[Mapping[str, Any]],
     thresholds: Thresholds | None = None,
     *,
+    asked: Collection[str] | None = None,
     limited: bool = False,
 ) -> Verdict:
     """Does the candidate arm answer as well as the reference arm, item by item?
 
-    `limited` tells that a run left items out on purpose. Inputs that are limited, empty,
-    malformed, duplicated or not about the same items give FAIL with the reason, not an exception.
+    `asked` are the ids of the items that both were to answer; `limited` tells that a run left
+    items out on purpose. Inputs that are limited, empty, malformed, duplicated or not about the
+    same items give FAIL with the reason, not an exception.
     """
     limits = thresholds or Thresholds()
-    if problems := _input_problems(reference, candidate, limited):
+    problems = _input_problems(reference, candidate, limited)
+    if not problems and asked is not None:
+        problems = _unasked(reference, set(asked))
+    if problems:
         return Verdict(outcome=FAIL, reasons=tuple(problems), thresholds=limits)
     pairs = _pairs(reference, candidate)
     checks = check_all(pairs, limits)
@@ -96,6 +101,20 @@ _LIMITED = Note(
     en="limited run: items were left out, so this is not for release",
     ko="일부 문항만 평가한 결과이므로 배포 판정에 쓸 수 없습니다",
 )
+
+
+def _unasked(answered: Sequence[Mapping[str, Any]], asked: set[str]) -> list[Note]:
+    """Items of the test split that neither arm answered, or answers to none of its items."""
+    found = {row["qa_id"] for row in answered}
+    pairs = (
+        ("of the test split have no answer", "평가 문항 중 답이 없는 것", asked - found),
+        ("are not in the test split", "평가 문항에 없는 것", found - asked),
+    )
+    return [
+        Note(en=f"{len(ids)} items {en}: {_some(ids)}", ko=f"{ko} {len(ids)}개: {_some(ids)}")
+        for en, ko, ids in pairs
+        if ids
+    ]
 
 
 def _mismatches(

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from export.logits import Answer
 from export.parity import (
     FIXED_PROMPT,
     LIMITS,
-    Limits,
     LogitComparison,
     check_generation,
     check_logits,
     check_tokens,
     compare_answers,
     compare_answers_with_hf,
+    limits_of,
     parity_report,
     written_answers,
 )
@@ -181,8 +181,7 @@ class Export:
         self, type_: str, answers: Sequence[Answer], matrix: ImportanceMatrix | None
     ) -> None:
         drift = compare_answers(answers, self.folder / self.models[type_])
-        known = LIMITS.get(type_, Limits(float("inf")))  # a type without a limit is measured
-        limits = replace(known, mean_kld=self.config.max_kld.get(type_, known.mean_kld))
+        limits = limits_of(type_, self.config.max_kld)
         self.checks.append(check_logits(f"bf16 → {type_}", drift, limits))
         if matrix and self.config.compare_imatrix:
             blind = self._without_imatrix(type_, answers)

@@ -130,6 +130,12 @@ class GateConfig(Thresholds):
     reference: str = "adapter"
     candidate: str = "gguf:Q4_K_M"
 
+    @model_validator(mode="after")
+    def _two_arms(self) -> "GateConfig":
+        if self.reference == self.candidate:
+            raise ValueError(f"{self.reference} is held against itself")
+        return self
+
 
 class EvalConfig(Section):
     arms: tuple[str, ...] | None = Field(None, description="null: base, adapter and every GGUF")

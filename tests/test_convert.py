@@ -51,10 +51,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-yarn": ("qwen2", {"rope_parameters": YARN}),
     "qwen3-tied": ("qwen3", {}),
 }
-# What llama.cpp's converter leaves to the loader or reads from folder names.
-OURS = {"kormed.run", "kormed.version", "kormed.prompt", "general.name", "GGUF.kv_count"} | {
-    "tokenizer.ggml.add_bos_token",
-    "tokenizer.ggml.add_eos_token",
+# What llama.cpp's converter leaves to the loader or guesses from folder names: docs/export.md.
+OURS = {"kormed.run", "kormed.version", "kormed.prompt", "GGUF.kv_count"} | {
+    *("general.name", "general.basename", "general.finetune"),
+    *("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"),
 }
 REFERENCE = """
 import json, sys
@@ -64,7 +64,8 @@ from conversion.base import TextModel
 def no_sentencepiece(self): raise FileNotFoundError
 TextModel._create_vocab_sentencepiece = no_sentencepiece
 for folder, target, pre in json.loads(sys.argv[2]):
-    TextModel.get_vocab_base_pre = lambda self, tokenizer, pre=pre: pre
+    if pre:  # a vocabulary that it does not know
+        TextModel.get_vocab_base_pre = lambda self, tokenizer, pre=pre: pre
     sys.argv = ["convert", folder, "--outtype", "bf16", "--outfile", target]
     convert_hf_to_gguf.main()
 """
@@ -209,21 +210,42 @@ def test_unknown_base_for_the_merge_is_refused(tmp_path: Path) -> None:
         write_gguf(tmp_path, None, tmp_path / "tiny.gguf", GIVEN, onto="int8")
 
 
-@pytest.mark.skipif(
+needs_llama_cpp = pytest.mark.skipif(
     "KORMED_LLAMA_CPP" not in os.environ,
     reason="KORMED_LLAMA_CPP names no llama.cpp source folder",
 )
-def test_file_is_that_of_llama_cpp_s_own_converter(tmp_path: Path) -> None:
-    jobs = []
-    for name, (family, settings) in MODELS.items():
-        base = make_base(tmp_path / name, family, **settings)
-        write_gguf(base, None, tmp_path / f"{name}.gguf", Provenance("Tiny", "r", "v", "p"))
-        pre = "smollm" if family == "llama" else "qwen2"
-        jobs.append([str(base), str(tmp_path / f"{name}.theirs.gguf"), pre])
+
+
+def assert_same_as_llama_cpp_s(bases: dict[Path, str | None], folder: Path) -> None:
+    """Both converters write every base; `bases` gives llama.cpp's pre-tokenizer where it must be
+    told."""
+    jobs, pairs = [], []
+    for i, (base, pre) in enumerate(bases.items()):
+        ours, theirs = folder / f"{i}.ours.gguf", folder / f"{i}.theirs.gguf"
+        write_gguf(base, None, ours, Provenance("Tiny", "r", "v", "p"))
+        jobs.append([str(base), str(theirs), pre])
+        pairs.append((ours, theirs))
     command = [sys.executable, "-c", REFERENCE, os.environ["KORMED_LLAMA_CPP"], json.dumps(jobs)]
     subprocess.run(command, check=True, capture_output=True)
-    for name in MODELS:
-        ours, theirs = tmp_path / f"{name}.gguf", tmp_path / f"{name}.theirs.gguf"
+    for ours, theirs in pairs:
         assert tensors(ours) == tensors(theirs)
         kept = {k: v for k, v in keys(ours).items() if k not in OURS}
         assert kept == {k: v for k, v in keys(theirs).items() if k not in OURS}
+
+
+@needs_llama_cpp
+def test_file_is_that_of_llama_cpp_s_own_converter(tmp_path: Path) -> None:
+    bases: dict[Path, str | None] = {}
+    for name, (family, settings) in MODELS.items():
+        base = make_base(tmp_path / name, family, **settings)
+        bases[base] = "smollm" if family == "llama" else "qwen2"
+    assert_same_as_llama_cpp_s(bases, tmp_path)
+
+
+@needs_llama_cpp
+@pytest.mark.slow
+@pytest.mark.skipif("KORMED_BASES" not in os.environ, reason="KORMED_BASES names no base folders")
+def test_file_of_a_real_model_is_that_of_llama_cpp_s_own_converter(tmp_path: Path) -> None:
+    """`KORMED_BASES`: folders with a colon between, as `kormed` keeps them in its home."""
+    folders = os.environ["KORMED_BASES"].split(":")
+    assert_same_as_llama_cpp_s({Path(folder): None for folder in folders}, tmp_path)

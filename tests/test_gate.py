@@ -172,6 +172,19 @@ def test_bad_inputs_fail_closed(reference: Any, candidate: Any, reason: str) -> 
     assert verdict.reasons[0].en.startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [(range(2001), "1 items of the test split"), (range(1999), "1 items are not in the test")],
+)
+def test_items_that_neither_arm_answered_fail_closed(asked: range, reason: str) -> None:
+    ids = [arm(2001)[i]["qa_id"] for i in asked]
+    verdict = decide(arm(2000), arm(2000), asked=ids)
+    assert verdict.outcome == "FAIL"
+    assert verdict.reasons[0].en.startswith(reason)
+    whole = [row["qa_id"] for row in arm(2000)]
+    assert decide(arm(2000), arm(2000), asked=whole) == decide(arm(2000), arm(2000))
+
+
 def test_a_limited_run_fails_closed() -> None:
     verdict = decide(arm(2000), arm(2000), limited=True)
     assert verdict.outcome == "FAIL"

@@ -132,10 +132,16 @@ def test_limits_decide(mean_kld: float, same_top: float, positions: int, passed:
     assert check_logits("BF16", comparison, Limits(0.001, 0.995)).passed is passed
 
 
-def test_type_without_a_limit_is_refused() -> None:
+def test_limit_of_a_type_is_the_kit_s_or_the_caller_s() -> None:
     assert limits_of("Q4_K_M") == LIMITS["Q4_K_M"]
-    with pytest.raises(ExportError, match="no drift limit for IQ4_XS"):
-        limits_of("IQ4_XS")
+    assert limits_of("BF16", {"BF16": 0.1}) == Limits(0.1, 0.995)
+    assert limits_of("IQ4_XS", {"IQ4_XS": 0.2}) == Limits(0.2)
+    assert limits_of("IQ4_XS") is None
+
+
+def test_type_without_a_limit_is_measured() -> None:
+    assert check_logits("IQ4_XS", LogitComparison(1, 9, 2.0, 3.0, 0.5), None).passed
+    assert not check_logits("IQ4_XS", LogitComparison(1, 9, math.nan, 3.0, 0.5), None).passed
 
 
 def test_report_passes_only_when_every_check_did() -> None:
