@@ -59,7 +59,14 @@ def build(folder: Path, layers: int) -> None:
             factors[f"{key}.lora_A.weight"] = torch.randn(RANK, shape[1]).mul_(0.01).bfloat16()
             factors[f"{key}.lora_B.weight"] = torch.randn(shape[0], RANK).mul_(0.01).bfloat16()
     save_file(factors, adapter / "adapter_model.safetensors")
-    lora = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none"}
+    lora = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": RANK,
+        "lora_alpha": 2 * RANK,
+        "bias": "none",
+        "target_modules": sorted({key.split(".")[-3] for key in factors}),
+    }
     write_json(adapter / "adapter_config.json", lora)
 
 

@@ -15,7 +15,14 @@ from transformers import AutoTokenizer
 
 from export.convert import Provenance, write_gguf
 from kormed_edge import base
-from kormed_edge.base import DEMO, base_folder, check_folder, fetch_demo_gguf, resolve_base
+from kormed_edge.base import (
+    DEMO,
+    base_folder,
+    check_folder,
+    fetch_demo_gguf,
+    folder_license,
+    resolve_base,
+)
 from kormed_edge.errors import BaseModelError, DiskSpaceError
 from kormed_edge.manifest import BaseModelId, Manifest, new_manifest
 from kormed_edge.nf4 import load_tokenizer
@@ -284,3 +291,21 @@ def test_a_pad_token_that_is_the_end_token_is_replaced(scripted_base: Path, tmp_
     folder = Path(shutil.copytree(scripted_base, tmp_path / "base"))
     edit_json(folder / "tokenizer_config.json", pad_token="<|im_end|>")
     assert load_tokenizer(folder).pad_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("card", "license"),
+    [
+        ("---\nlicense: apache-2.0\nlanguage: [ko]\n---\n# A model\n", "apache-2.0"),
+        ("# A model\n---\nlicense: mit\n---\n", ""),
+        ("---\nlicense: [unclosed\n---\n", ""),
+        ("---\nlicense: mit\n", ""),
+        (None, ""),
+    ],
+)
+def test_license_is_the_one_that_the_card_names(
+    card: str | None, license: str, tmp_path: Path
+) -> None:
+    if card is not None:
+        (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert folder_license(tmp_path) == license

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from aihub_tree import write_zip
 from click.testing import CliRunner, Result
@@ -16,7 +17,7 @@ from tiny_models import make_base
 from eval.arms import HuggingFaceArms, choose_arms
 from kormed_edge.cli import main
 from kormed_edge.errors import KormedError
-from kormed_edge.manifest import read_manifest
+from kormed_edge.manifest import manifest_hash, read_manifest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -115,6 +116,19 @@ def test_every_stage_leaves_its_files_and_its_manifest(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         "adapter", "data", "eval", "gguf", "report",
     ]  # fmt: skip
+
+
+def test_lone_gguf_is_traced_to_its_run(finished: Path) -> None:
+    fields = gguf.GGUFReader(finished / "gguf" / "mini-Q8_0.gguf").fields
+    found = {name: field.contents() for name, field in fields.items()}
+    assert found["kormed.run"] == "mini"
+    assert found["general.base_model.0.name"] == "tiny"
+    assert found["general.dataset.0.name"] == "samples"
+    assert found["general.finetune"] == "nf4-qlora"
+    assert found["kormed.onto"] == "nf4"
+    for stage in ("adapter", "data"):
+        assert manifest_hash(finished / stage).startswith(found[f"kormed.{stage}"])
+        assert found[f"kormed.{stage}"]
 
 
 def test_stopped_evaluation_answers_every_item_once(finished: Path) -> None:
