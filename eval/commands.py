@@ -7,6 +7,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from eval.items import choose_records
 from eval.predictions import append_predictions, file_name, read_predictions, remaining
 from kormed_edge.base import base_folder
 from kormed_edge.config import EvalConfig
@@ -27,14 +28,19 @@ GATE_EXIT = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
 
 
 @click.command("eval")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Items an arm; the results are not for release."
+)
 @run_options
-def eval_command(options: RunOptions) -> None:
+def eval_command(options: RunOptions, limit: int | None) -> None:
     """Answer the test split with every arm, score the answers, ask the gate, write the report.
 
     \b
     Example: kormed eval --run demo
              kormed eval --run demo --set "eval.arms=[adapter, gguf:Q4_K_M]" --force
     """
+    if limit:
+        options = options.override("eval.limit", limit)
     evaluate(options)
     report(options)
 
@@ -104,7 +110,7 @@ def _answer_all(run: Path, config: EvalConfig, arms: list[str], folder: Path) ->
         gguf_files,
     )
 
-    records = read_records(run / "data" / "test.jsonl")[: config.limit]
+    records = choose_records(read_records(run / "data" / "test.jsonl"), config)
     models = gguf_files(run / "gguf")
     loaded: HuggingFaceArms | None = None
     for arm in arms:
@@ -142,12 +148,13 @@ def decide_from_files(run: Path, folder: Path, config: EvalConfig) -> dict[str, 
     from eval.gate import decide
 
     gate = config.gate
+    asked = choose_records(read_records(run / "data" / "test.jsonl"), config)
     verdict = decide(
         read_predictions(folder / file_name(gate.reference)),
         read_predictions(folder / file_name(gate.candidate)),
         gate,
-        asked=[record.qa_id for record in read_records(run / "data" / "test.jsonl")],
-        limited=config.limit is not None,
+        asked=[record.qa_id for record in asked],
+        limited=config.partial,
     )
     arms = {"reference": gate.reference, "candidate": gate.candidate}
     return {**arms, **verdict.model_dump(mode="json")}

@@ -12,10 +12,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import pvariance
 from typing import Any, NamedTuple
 
-from eval.gate import INCONCLUSIVE, items_needed
+from eval.gate import INCONCLUSIVE
 from eval.predictions import Prediction, file_name, read_predictions
 from eval.report_figures import draw_groups, draw_overall
 from eval.report_words import GROUPS, HINTS, LABELS, Words
@@ -152,7 +151,7 @@ def _context(run: Path, evidence: Evidence, images: dict[str, Any]) -> dict[str,
         "source": Path(data["source"]).name,  # the rest of a path tells about the machine
         "limit": evidence.manifests["eval"].settings["eval"]["limit"],
         "reasons": [_labelled(note) for note in verdict["reasons"]],
-        "checks": [_check_row(check, verdict, pairs) for check in verdict["checks"]],
+        "checks": [_check_row(check) for check in verdict["checks"]],
         "counted": counted,
         "n_choice": counted["overall"].get("accuracy", {"n": 0})["n"],
         "score_rows": _score_rows(scores),
@@ -201,23 +200,9 @@ def _flips(pairs: list[ScoredPair], *, before: bool) -> list[Flip]:
     ]
 
 
-def _check_row(
-    check: Mapping[str, Any], verdict: Mapping[str, Any], pairs: list[ScoredPair]
-) -> dict[str, Any]:
-    is_open = check["outcome"] == INCONCLUSIVE
-    needed = _needed(check, verdict, pairs) if is_open else None
+def _check_row(check: Mapping[str, Any]) -> dict[str, Any]:
+    needed = check["needed"] if check["outcome"] == INCONCLUSIVE else None
     return {**check, "needed": needed, "note": _labelled(check["note"])}
-
-
-def _needed(check: Mapping[str, Any], verdict: Mapping[str, Any], pairs: list[ScoredPair]) -> int:
-    """Items with which this check could have been decided, as the gate reckons."""
-    name, changes = check["name"], verdict["changes"]
-    variance = 0.0
-    if name == "accuracy":
-        variance = (changes["gained"] + changes["lost"]) / changes["n"]
-    elif name == "rouge_ko_L":
-        variance = pvariance([b.values[name] - a.values[name] for a, b, _ in pairs])
-    return items_needed(variance, check["limit"], verdict["thresholds"]["confidence"])
 
 
 def _score_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -186,6 +186,9 @@ def score_arm(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "type_mean": _type_mean(items),
         "by_q_type": _by(items, "q_type"),
         "by_domain": _by(items, "domain"),
+        "by_domain_and_q_type": {
+            domain: _by(members, "q_type") for domain, members in _groups(items, "domain").items()
+        },
         "readings": dict(Counter(item.reason for item in items if item.reason)),
     }
 

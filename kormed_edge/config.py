@@ -141,10 +141,18 @@ class EvalConfig(Section):
     arms: tuple[str, ...] | None = Field(None, description="null: base, adapter and every GGUF")
     max_new_tokens: int = Field(256, gt=0)
     batch_size: int = Field(8, gt=0, description="items a batch, Hugging Face arms")
+    sample: Literal["all", "paper"] = Field(
+        "all", description="the whole test split, or 66 items a type as the paper; not for release"
+    )
     limit: int | None = Field(
         None, gt=0, description="items an arm; marks results as not for release"
     )
     gate: GateConfig = GateConfig()
+
+    @property
+    def partial(self) -> bool:
+        """Whether items are left out, so that no gate may decide on them."""
+        return self.limit is not None or self.sample != "all"
 
 
 class RunConfig(Section):

@@ -95,6 +95,8 @@ def test_groups_hold_only_what_they_have() -> None:
     assert scores["by_domain"]["obgyn"]["accuracy"]["value"] == 0
     assert "exact_match" not in scores["by_domain"]["obgyn"]
     assert "pediatrics" not in scores["by_domain"]
+    both = scores["by_domain_and_q_type"]["obgyn"]
+    assert both["multiple_choice"]["accuracy"] == scores["by_domain"]["obgyn"]["accuracy"]
 
 
 def test_type_mean_weighs_the_three_types_alike() -> None:
