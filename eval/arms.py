@@ -14,7 +14,7 @@ from typing import Any, Self
 from eval.predictions import Prediction, make_prediction
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EvalError
-from kormed_edge.prompts import END, question_prompt
+from kormed_edge.prompts import END, question_messages, question_prompt
 from kormed_edge.records import Record
 
 NF4_ARMS = ("base", "adapter")
@@ -48,18 +48,20 @@ def choose_arms(wanted: Sequence[str] | None, folder: Path) -> list[str]:
 def answer_with_gguf(
     model: Path, records: Sequence[Record], max_new_tokens: int
 ) -> Iterator[Prediction]:
-    """Answer one by one; similar prompts follow one another, so that their KV is reused."""
-    engine = Engine(model)
-    for record in records:
-        started = time.perf_counter()
-        answer = engine.answer(question_prompt(record.question), max_tokens=max_new_tokens)
-        yield make_prediction(
-            record,
-            answer.text.strip(),
-            answer.finish_reason,
-            answer.completion_tokens,
-            time.perf_counter() - started,
-        )
+    """Answer one by one, each prompt computed whole: a stopped arm that goes on, or one asked in
+    another order, gives the same answers to the last bit."""
+    with Engine(model, reuse=False) as engine:
+        for record in records:
+            started = time.perf_counter()
+            ids = engine.encode_messages(question_messages(record.question))
+            answer = engine.answer(ids, max_tokens=max_new_tokens)
+            yield make_prediction(
+                record,
+                answer.text.strip(),
+                answer.finish_reason,
+                answer.completion_tokens,
+                time.perf_counter() - started,
+            )
 
 
 class HuggingFaceArms:

@@ -11,7 +11,7 @@ from kormed_edge.errors import ConfigError
 from kormed_edge.manifest import read_manifest
 from kormed_edge.options import RUNS_DIR, RunOptions
 from kormed_edge.progress import console
-from kormed_edge.prompts import NOTICE, question_prompt
+from kormed_edge.prompts import NOTICE, question_messages
 from kormed_edge.runs import require_stage
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -48,11 +48,18 @@ def model_options(command: Any) -> Any:
     show_default=True,
     help="0 takes a free one.",
 )
+@click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Requests answered at once; each has its own --context.",
+)
 @click.option("--insecure", is_flag=True, help="Serve on an address other than the loopback.")
 def serve_command(
     run_name: str | None, type_: str, model: Path | None, allow_unverified: bool,
     threads: int | None, context: int, max_new_tokens: int, runs_dir: Path,
-    host: str, port: int, insecure: bool,
+    host: str, port: int, slots: int, insecure: bool,
 ) -> None:  # fmt: skip
     """Serve a GGUF on an OpenAI-compatible API, on this machine only by default.
 
@@ -72,7 +79,7 @@ def serve_command(
         )
     path = model_path(run_name, type_, model, runs_dir)
     digest = verify_model(path, allow_unverified=allow_unverified)
-    engine = Engine(path, context=context, threads=threads)
+    engine = Engine(path, context=context, slots=slots, threads=threads)
     app = create_app(engine, model=path.stem, sha256=digest, max_new_tokens=max_new_tokens)
     console.print(
         f"{path} · SHA-256 {digest}\nhttp://{host}:{port}  (stop: Ctrl-C)", highlight=False
@@ -97,7 +104,8 @@ def ask_command(
         raise ConfigError("the question is empty", "some text", 'kormed ask --run demo "질문"')
     path = model_path(run_name, type_, model, runs_dir)
     verify_model(path, allow_unverified=allow_unverified)
-    answer(Engine(path, context=context, threads=threads), text, max_new_tokens)
+    with Engine(path, context=context, threads=threads) as engine:
+        answer(engine, text, max_new_tokens)
 
 
 def model_path(run_name: str | None, type_: str, model: Path | None, runs_dir: Path) -> Path:
@@ -121,7 +129,8 @@ def model_path(run_name: str | None, type_: str, model: Path | None, runs_dir: P
 
 def answer(engine: Engine, question: str, max_new_tokens: int) -> None:
     """Stream one answer to standard output, the notice to standard error."""
-    for piece in engine.stream(engine.encode(question_prompt(question)), max_tokens=max_new_tokens):
+    ids = engine.encode_messages(question_messages(question))
+    for piece in engine.stream(ids, max_tokens=max_new_tokens):
         click.echo(piece.text, nl=False)
     click.echo()
     console.print(NOTICE, style="dim", highlight=False)
@@ -134,4 +143,5 @@ def ask_run(options: RunOptions, question: str) -> None:
     path = model_path(name, smallest, None, runs_dir)
     verify_model(path)
     click.echo(f"질문: {question}\n답변: ", nl=False)
-    answer(Engine(path), question, 96)
+    with Engine(path) as engine:
+        answer(engine, question, 96)

@@ -1,25 +1,29 @@
 """The engine: one GGUF answered by llama.cpp, the same for `eval`, `ask` and the service."""
 
-import codecs
-import ctypes
 import os
-import threading
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp, fsum
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from unicodedata import normalize
 
 from kormed_edge.errors import EngineError
-from kormed_edge.llama_log import llama_log
+from kormed_edge.generation import Generation, Job
+from kormed_edge.llama_context import LlamaContext
+from kormed_edge.llama_model import LlamaModel
 from kormed_edge.manifest import MANIFEST, read_manifest, sha256_file
+from kormed_edge.memory_plan import MemoryPlan, ModelShape, plan_memory
+from kormed_edge.prompts import END, START, Message
+from kormed_edge.request import Request
+from kormed_edge.sampling import Sampler
+from kormed_edge.scheduler import Scheduler
 
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer as it streams; the last one carries the finish reason."""
-
-    text: str
-    finish_reason: str | None = None
+BATCH = 512
+"""Tokens of one step at most."""
+CHUNK = {"cpu": 128, "gpu": 512}
+"""Prompt tokens of a step in which others speak: what they wait for."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,11 @@ class Answer:
 
 
 class Engine:
-    """One model, one request at a time; the longest common prefix of two prompts is kept.
+    """One model that answers up to `slots` requests at once; others wait in the order they came.
 
-    LoRA adapters lie beside the model, and each request names one or none.
+    Prompts that begin alike share what was computed for the beginning. LoRA adapters lie beside
+    the model, and each request names one or none. Any thread may ask. A context manager; dropped,
+    it closes itself.
     """
 
     def __init__(
@@ -41,139 +47,182 @@ class Engine:
         model: Path,
         *,
         context: int = 4096,
+        slots: int = 1,
         threads: int | None = None,
+        gpu_layers: int | None = None,
         adapters: Mapping[str, Path] = {},
+        reuse: bool = True,
     ) -> None:
         """Load a GGUF, and LoRA GGUFs by the name that requests give them.
 
-        `context` is in tokens. Raises `EngineError` when llama.cpp cannot. Files are not verified
-        here: `verify_model` does that for models and adapters alike.
+        `context` is in tokens for each slot, `threads` None takes all cores, `gpu_layers` None as
+        many as fit. `reuse` False computes every prompt whole: with one slot the answers are then
+        the same to the last bit in whatever order they are asked for. Raises `EngineError` when
+        llama.cpp cannot load a file or memory does not suffice. Files are not verified here:
+        `verify_model` does that for models and adapters alike.
         """
-        import llama_cpp
-
         for path in (model, *adapters.values()):
             if not path.is_file():
                 raise EngineError(f"{path} does not exist", "a GGUF file", "make export")
+        if slots < 1 or context < 1:
+            raise EngineError(f"{slots} slots of {context} tokens", "at least one", "raise them")
+        self.context = context
+        self.memory: MemoryPlan = plan_memory(
+            ModelShape.read(model),
+            context=context,
+            slots=slots,
+            batch=BATCH,
+            adapters=sum(path.stat().st_size for path in adapters.values()),
+            gpu_layers=gpu_layers,
+        )
+        self._model = LlamaModel(model, adapters, gpu_layers=self.memory.gpu_layers)
+        self._scheduler = self._make_scheduler(slots, threads, reuse)
+        self._scheduler.start()
+        # Also at the interpreter's end, when a thread inside llama.cpp would bring it down.
+        self._close = weakref.finalize(self, Scheduler.close, self._scheduler)
+
+    def _make_scheduler(self, slots: int, threads: int | None, reuse: bool) -> Scheduler:
         cores = threads or len(os.sched_getaffinity(0))
         try:
-            self._llama = llama_cpp.Llama(
-                str(model),
-                n_ctx=context,
-                n_threads=cores,
-                n_threads_batch=cores,
-                n_gpu_layers=-1,
-                chat_format="chatml",  # the file's own template is a program; it is never run
-                verbose=False,
+            context = LlamaContext(
+                self._model,
+                cells=self.context * slots,
+                sequences=slots,
+                batch=BATCH,
+                threads=cores,
             )
-        except (ValueError, RuntimeError) as error:
-            raise EngineError(
-                f"{model}: llama.cpp cannot load it: {error}",
-                "a complete GGUF of a supported architecture",
-                "make export, or copy the file again",
-            ) from None
-        self._vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
-        self.context = context
-        self._adapters = {name: self._load_adapter(path) for name, path in adapters.items()}
-        self._adapter: str | None = None
-        self._lock = threading.Lock()
+        except EngineError:
+            self._model.close()
+            raise
+        chunk = CHUNK["gpu" if self.memory.gpu_layers else "cpu"]
+        return Scheduler(
+            self._model, context, slots=slots, room=self.context, batch=BATCH, chunk=chunk,
+            reuse=reuse,
+        )  # fmt: skip
 
-    def _load_adapter(self, path: Path) -> Any:
-        """llama.cpp's pointer to an adapter, which it frees with the model."""
-        import llama_cpp
+    def __enter__(self) -> "Engine":
+        return self
 
-        log: list[str] = []
-        with llama_log(log.append):
-            loaded = llama_cpp.llama_adapter_lora_init(self._llama.model, os.fsencode(path))
-        if not loaded:  # a null pointer, never None, whatever the signature says
-            reason = log[-1].split("lora adapter: ")[-1].strip()
-            beside = self._llama.model_path
-            self._llama.close()
-            raise EngineError(
-                f"{path}: llama.cpp cannot load it beside {beside}: {reason}",
-                "a whole LoRA GGUF that was trained on this model's base",
-                "make export, or copy the adapter that belongs to this model",
-            )
-        return loaded
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.close()
+
+    def close(self) -> None:
+        """Stop after the step under way, end requests with an error, and free the memory."""
+        self._close()
 
     @property
     def adapters(self) -> tuple[str, ...]:
         """The names that a request may give as its adapter."""
-        return tuple(self._adapters)
+        return tuple(self._model.adapters)
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt; `EngineError` when they leave no room for an answer.
 
         ChatML carries its own start token, so none is added.
         """
-        ids = self._llama.tokenize(prompt.encode(), add_bos=False, special=True)
-        if len(ids) >= self.context:
+        ids = self._model.tokenize(prompt, special=True)
+        self._require_room(len(ids))
+        return ids
+
+    def encode_messages(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation and the start of its answer; `EngineError` as in `encode`.
+
+        They are those of `render_chatml`, but what a message contains is text and nothing else: a
+        special token that a user types does not become one.
+        """
+        start, end, line = (
+            self._model.tokenize(text, special=text != "\n") for text in (START, END, "\n")
+        )
+        ids = []
+        for message in messages:
+            # Not cut after the role: a line break and what follows it can be one token.
+            text = f"{message['role']}\n{normalize('NFC', message['content'])}"
+            ids += [*start, *self._model.tokenize(text, special=False), *end, *line]
+        ids += [*start, *self._model.tokenize("assistant\n", special=False)]
+        self._require_room(len(ids))
+        return ids
+
+    def _require_room(self, tokens: int) -> None:
+        if tokens >= self.context:
             raise EngineError(
-                f"the prompt has {len(ids)} tokens",
+                f"the prompt has {tokens} tokens",
                 f"fewer than the context of {self.context}",
                 "shorten the question, or serve with a larger --context",
             )
-        return ids
 
-    def stream(
-        self, ids: list[int], *, max_tokens: int, adapter: str | None = None
-    ) -> Iterator[Piece]:
-        """Generate greedily after a prompt's token ids, piece by piece; no syllable is split.
+    def submit(self, request: Request) -> Generation:
+        """Put a request in the queue. Iterate over what this gives for the pieces of the answer.
 
-        `adapter` is the name of one of the engine's, or None for the model as it is. An unknown
-        name raises `EngineError` here, before the first piece is asked for.
+        The answer ends at `max_tokens`, and where the context ends. An adapter, grammar or bias
+        that is not valid raises `EngineError` here, before the first piece is asked for.
         """
-        if adapter is not None and adapter not in self._adapters:
+        if request.adapter is not None and request.adapter not in self._model.adapters:
             raise EngineError(
-                f"adapter {adapter!r} is not loaded",
-                f"one of {', '.join(self._adapters)}" if self._adapters else "no adapter",
+                f"adapter {request.adapter!r} is not loaded",
+                f"one of {', '.join(self.adapters)}" if self.adapters else "no adapter",
                 "name a loaded adapter, or none",
             )
-        return self._pieces(ids, max_tokens, adapter)
+        self._require_room(len(request.ids))
+        self._require_known(request.ids)
+        job = Job(request, Sampler(request.sampling, self._model))
+        self._scheduler.submit(job)
+        return Generation(job, self)
 
-    def _pieces(self, ids: list[int], max_tokens: int, adapter: str | None) -> Iterator[Piece]:
-        # Decoded here: `Llama.create_completion` loses the bytes of a Hangul syllable that it
-        # still held back when the end token comes.
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        room = min(max_tokens, self.context - len(ids))
-        with self._lock:
-            self._apply(adapter)
-            tokens = self._llama.generate(ids, temp=0.0)
-            for _ in range(room):
-                token = next(tokens)
-                if self._ends(token):
-                    yield Piece(decoder.decode(b"", final=True), "stop")
-                    return
-                if text := decoder.decode(self._llama.detokenize([token])):
-                    yield Piece(text)
-            yield Piece(decoder.decode(b"", final=True), "length")
+    def _require_known(self, ids: Sequence[int]) -> None:
+        if min(ids) < 0 or max(ids) >= self._model.vocabulary:
+            raise EngineError(
+                f"the prompt has token {max(ids) if min(ids) >= 0 else min(ids)}",
+                f"ids below {self._model.vocabulary}",
+                "encode the prompt with this engine",
+            )
 
-    def _apply(self, adapter: str | None) -> None:
-        """Make `adapter` the one that the next token is computed with, at its full scale."""
-        import llama_cpp
+    def stream(
+        self, ids: Sequence[int], *, max_tokens: int, adapter: str | None = None
+    ) -> Generation:
+        """Generate greedily after a prompt's token ids, piece by piece; no syllable is split.
 
-        if adapter == self._adapter:
-            return
-        # The keys and values kept from the last prompt were computed with other weights.
-        self._llama.reset()
-        chosen = [] if adapter is None else [self._adapters[adapter]]
-        pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(chosen))(*chosen)
-        scales = (ctypes.c_float * len(chosen))(*[1.0] * len(chosen))
-        if llama_cpp.llama_set_adapters_lora(self._llama.ctx, pointers, len(chosen), scales):
-            raise EngineError(f"llama.cpp cannot switch to adapter {adapter!r}")
-        self._adapter = adapter
+        `adapter` is the name of one of the engine's, or None for the model as it is.
+        """
+        return self.submit(Request(tuple(ids), max_tokens, adapter=adapter))
 
-    def _ends(self, token: int) -> bool:
-        import llama_cpp
+    def answer(self, ids: Sequence[int], *, max_tokens: int, adapter: str | None = None) -> Answer:
+        """As `stream`, when the whole answer is there."""
+        generation = self.stream(ids, max_tokens=max_tokens, adapter=adapter)
+        pieces = list(generation)
+        return Answer(
+            "".join(piece.text for piece in pieces),
+            pieces[-1].finish_reason or "stop",
+            generation.prompt_tokens,
+            generation.completion_tokens,
+        )
 
-        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+    def option_probabilities(
+        self,
+        ids: Sequence[int],
+        options: Sequence[str] = ("1", "2", "3", "4", "5"),
+        adapter: str | None = None,
+    ) -> list[float]:
+        """How likely each option is to be what follows a prompt, among the options: sums to 1.
 
-    def answer(self, prompt: str, *, max_tokens: int, adapter: str | None = None) -> Answer:
-        ids = self.encode(prompt)
-        pieces = list(self.stream(ids, max_tokens=max_tokens, adapter=adapter))
-        text = "".join(piece.text for piece in pieces)
-        written = self._llama.tokenize(text.encode(), add_bos=False, special=False)
-        reason = pieces[-1].finish_reason or "stop"
-        return Answer(text, reason, len(ids), len(written))
+        Nothing is generated. Options are told apart by their first tokens; `EngineError` when two
+        begin with the same one.
+        """
+        firsts = tuple(self._model.tokenize(option, special=False)[:1] for option in options)
+        tokens = tuple(first[0] for first in firsts if first)
+        if not options or len(set(tokens)) < len(options):
+            raise EngineError(
+                f"the options {', '.join(map(repr, options))} do not differ in their first tokens",
+                "options that begin with different tokens",
+                "score them by generating, or number them",
+            )
+        request = Request(tuple(ids), 1, adapter=adapter, options=tokens)
+        [piece] = self.submit(request)
+        best = max(token.logprob for token in piece.logprobs)
+        weights = [exp(token.logprob - best) for token in piece.logprobs]
+        return [weight / fsum(weights) for weight in weights]
 
 
 def verify_model(model: Path, *, allow_unverified: bool = False) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kormed_edge import __version__
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EngineError
-from kormed_edge.prompts import NOTICE, SYSTEM_PROMPT, Message, question_prompt, render_chatml
+from kormed_edge.prompts import NOTICE, SYSTEM_PROMPT, Message, question_messages
 
 Tokens = Annotated[int, Field(gt=0, le=4096)]
 
@@ -55,7 +55,8 @@ def create_app(engine: Engine, *, model: str, sha256: str, max_new_tokens: int) 
 
     @app.post("/v1/ask")
     def ask(question: Question) -> dict[str, str]:
-        answer = engine.answer(question_prompt(question.question), max_tokens=max_new_tokens)
+        ids = engine.encode_messages(question_messages(question.question))
+        answer = engine.answer(ids, max_tokens=max_new_tokens)
         return {
             "answer": answer.text,
             "finish_reason": answer.finish_reason,
@@ -66,13 +67,13 @@ def create_app(engine: Engine, *, model: str, sha256: str, max_new_tokens: int) 
 
     @app.post("/v1/chat/completions", response_model=None)
     def chat(request: ChatRequest) -> Response | dict[str, Any]:
-        prompt = render_chatml(_with_system(request.messages), add_generation_prompt=True)
+        ids = engine.encode_messages(_with_system(request.messages))
         limit = request.max_tokens or max_new_tokens
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         if request.stream:
-            events = _events(engine, engine.encode(prompt), limit, head)
+            events = _events(engine, ids, limit, head)
             return StreamingResponse(events, media_type="text/event-stream")
-        answer = engine.answer(prompt, max_tokens=limit)
+        answer = engine.answer(ids, max_tokens=limit)
         message = {"role": "assistant", "content": answer.text}
         return {
             **head,

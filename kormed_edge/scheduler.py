@@ -1,0 +1,265 @@
+"""Continuous batching: one thread owns the context, and every step serves all who are there."""
+
+import threading
+from collections.abc import Sequence
+from itertools import count
+from queue import Empty, SimpleQueue
+
+from kormed_edge.errors import EngineError
+from kormed_edge.generation import Job
+from kormed_edge.llama_context import LlamaContext, Run
+from kormed_edge.llama_model import LlamaModel
+from kormed_edge.request import FinishReason, Piece
+from kormed_edge.sampling import log_probabilities, token_logprob
+from kormed_edge.slots import Slot, Work, choose_slot, common_prefix, shared_prefix
+from kormed_edge.text_stream import TextStream
+
+TURN = 8
+"""Steps that one adapter's requests get before another's that wait."""
+WORTH_WAITING = 16
+"""Prompt tokens that a request lets another compute first, to share them."""
+
+
+class Scheduler:
+    """Takes jobs from any thread, answers them in its own, and frees context and model at its end.
+
+    A step decodes one token of every request that is speaking and then, oldest first, some more
+    tokens of the prompts: `chunk` at most while someone speaks, so that nobody waits long for the
+    next token. `reuse` keeps keys and values for prompts that begin alike; without it, one slot
+    computes a prompt in the same way whatever came before, to the last bit.
+    """
+
+    def __init__(
+        self, model: LlamaModel, context: LlamaContext, *, slots: int, room: int, batch: int,
+        chunk: int, reuse: bool,
+    ) -> None:  # fmt: skip
+        self.steps = 0
+        self._model, self._context = model, context
+        self._slots = [Slot(index) for index in range(slots)]
+        self._room, self._batch, self._chunk, self._reuse = room, batch, chunk, reuse
+        self._waiting: list[Job] = []
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._arrivals = count()
+        self._adapter: str | None = None
+        self._turn = 0
+        self._closed = False
+        self._lock = threading.RLock()  # the collector may call `close` inside any of our calls
+        # A daemon, so that the interpreter can end; its end calls `close` first.
+        self._thread = threading.Thread(target=self._live, name="kormed-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what was submitted so far."""
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        with self._lock:
+            if self._closed:
+                job.sampler.close()
+                raise EngineError("the engine was closed", "an open one", "load the model again")
+            self._inbox.put(job)
+
+    def close(self) -> None:
+        """End all requests with an error and free everything; waits for the step under way."""
+        with self._lock:
+            self._closed = True
+            self._inbox.put(None)
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _live(self) -> None:
+        reason = "the engine was closed"
+        try:
+            while self._receive():
+                self._step()
+        except Exception as error:
+            reason = f"the engine failed: {error!r}"
+            raise
+        finally:
+            with self._lock:
+                self._closed = True
+            self._end_all(EngineError(reason, "an open engine", "load the model again"))
+            self._context.close()
+            self._model.close()
+
+    def _receive(self) -> bool:
+        """Take what has come in, waiting only when there is nothing to do; False at the end."""
+        while True:
+            idle = not self._waiting and not self._busy()
+            try:
+                job = self._inbox.get(block=idle)
+            except Empty:
+                return True
+            if job is None:
+                return False
+            self._waiting.append(job)
+
+    def _end_all(self, error: EngineError) -> None:
+        for slot in self._busy():
+            self._fail(slot, error)
+        while not self._inbox.empty():
+            if (job := self._inbox.get()) is not None:
+                self._waiting.append(job)
+        for job in self._waiting:
+            _end(job, error)
+
+    def _busy(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.work is not None]
+
+    def _step(self) -> None:
+        self.steps += 1
+        self._drop_cancelled()
+        self._admit()
+        if group := self._choose_group():
+            self._decode(self._plan(group))
+
+    def _drop_cancelled(self) -> None:
+        for slot in self._slots:
+            if slot.work is not None and slot.work.job.cancelled:
+                self._finish(slot, "cancelled")
+        for job in [job for job in self._waiting if job.cancelled]:
+            self._waiting.remove(job)
+            _end(job, Piece("", "cancelled"))
+
+    def _admit(self) -> None:
+        while self._waiting:
+            request = self._waiting[0].request
+            slot = choose_slot(self._slots, request.ids, request.adapter)
+            if slot is None:
+                return
+            job = self._waiting.pop(0)
+            left = min(request.max_tokens, self._room - len(request.ids))
+            text = TextStream(request.stop)
+            slot.work = Work(job, next(self._arrivals), list(request.ids), left, text)
+            slot.used = self.steps
+
+    def _choose_group(self) -> list[Slot]:
+        """The requests of one adapter: all that are decoded together share the context's."""
+        busy = self._busy()
+        adapters = {_adapter(slot) for slot in busy}
+        if self._adapter not in adapters or (len(adapters) > 1 and self._turn >= TURN):
+            others = [slot for slot in busy if _adapter(slot) != self._adapter] or busy
+            if not others:
+                return []
+            self._adapter = _adapter(min(others, key=lambda slot: slot.used))
+            self._turn = 0
+        self._turn += 1
+        return [slot for slot in busy if _adapter(slot) == self._adapter]
+
+    def _plan(self, group: list[Slot]) -> list[tuple[Slot, list[int]]]:
+        """Which tokens of which slot this step decodes."""
+        parts = [(slot, slot.work.pending) for slot in group if slot.work and slot.work.speaking]
+        budget = min(self._chunk if parts else self._batch, self._batch - len(parts))
+        reading = [(slot, slot.work) for slot in group if slot.work and not slot.work.speaking]
+        for slot, work in sorted(reading, key=lambda pair: pair[1].arrival):
+            if budget <= 0:
+                break
+            if not work.started and not self._begin(slot, work, parts):
+                continue
+            parts.append((slot, work.pending[:budget]))
+            budget -= len(parts[-1][1])
+        return parts
+
+    def _begin(self, slot: Slot, work: Work, parts: Sequence[tuple[Slot, list[int]]]) -> bool:
+        """Keep or copy what the cache has of a prompt; False to wait for what is being computed."""
+        ids, adapter = work.job.request.ids, work.job.request.adapter
+        known = {s.index: shared_prefix(s, ids, adapter) if self._reuse else 0 for s in self._slots}
+        donor = max(self._slots, key=lambda s: (known[s.index], s is slot))
+        have = known[donor.index]
+        if self._reuse and any(
+            min(common_prefix([*other.tokens, *tokens], ids), len(ids) - 1) >= have + WORTH_WAITING
+            for other, tokens in parts
+        ):
+            return False
+        self._context.forget(slot.index, have if donor is slot else 0)
+        if donor is not slot and have:
+            self._context.share(donor.index, slot.index, have)
+        slot.tokens, slot.adapter = list(ids[:have]), adapter
+        work.job.cached_tokens, work.pending, work.started = have, list(ids[have:]), True
+        return True
+
+    def _decode(self, parts: Sequence[tuple[Slot, list[int]]]) -> None:
+        """Decode a step and let every slot go on; a request that cannot be decoded ends alone."""
+        self._context.apply(self._adapter)
+        runs = [_run(slot, tokens) for slot, tokens in parts]
+        status, rows = self._context.decode(runs)
+        if status == 0:
+            for (slot, tokens), run, row in zip(parts, runs, rows, strict=True):
+                self._advance(slot, tokens, row if run.output else None)
+            return
+        for slot, _ in parts:
+            self._context.forget(slot.index, len(slot.tokens))
+        if len(parts) > 1:
+            for part in parts:
+                self._decode([part])
+        else:
+            error = EngineError(f"llama.cpp cannot decode the request: status {status}")
+            self._fail(parts[0][0], error)
+
+    def _advance(self, slot: Slot, tokens: list[int], row: int | None) -> None:
+        work = slot.work
+        if work is None:
+            return
+        slot.tokens += tokens
+        slot.used = self.steps
+        work.pending = work.pending[len(tokens) :]
+        if row is None:
+            return
+        try:
+            if work.job.request.options:
+                self._report_options(slot, work, row)
+            else:
+                self._speak(slot, work, row)
+        except EngineError as error:
+            self._fail(slot, error)
+
+    def _report_options(self, slot: Slot, work: Work, row: int) -> None:
+        log_probs = log_probabilities(self._context.logits(row))
+        work.logprobs = [
+            token_logprob(log_probs, option, 0, self._model) for option in work.job.request.options
+        ]
+        self._finish(slot, "stop")
+
+    def _speak(self, slot: Slot, work: Work, row: int) -> None:
+        request = work.job.request
+        token = work.job.sampler.sample(self._context, row)
+        if self._model.ends(token):
+            self._finish(slot, "stop")
+            return
+        work.job.completion_tokens += 1
+        if request.logprobs is not None:
+            log_probs = log_probabilities(self._context.logits(row))
+            entry = token_logprob(log_probs, token, request.logprobs, self._model)
+            work.logprobs.append(entry)
+        text = work.text.push(self._model.bytes_of(token))
+        work.left -= 1
+        if work.text.stopped or not work.left:
+            self._finish(slot, "stop" if work.text.stopped else "length", text)
+            return
+        work.pending, work.speaking = [token], True
+        if text:
+            work.job.pieces.put(Piece(text, None, tuple(work.logprobs)))
+            work.logprobs = []
+
+    def _finish(self, slot: Slot, reason: FinishReason, text: str = "") -> None:
+        work, slot.work = slot.work, None
+        if work is not None:
+            _end(work.job, Piece(text + work.text.finish(), reason, tuple(work.logprobs)))
+
+    def _fail(self, slot: Slot, error: EngineError) -> None:
+        work, slot.work = slot.work, None
+        if work is not None:
+            _end(work.job, error)
+
+
+def _end(job: Job, last: Piece | EngineError) -> None:
+    job.sampler.close()
+    job.pieces.put(last)
+
+
+def _adapter(slot: Slot) -> str | None:
+    return slot.work.job.request.adapter if slot.work else None
+
+
+def _run(slot: Slot, tokens: list[int]) -> Run:
+    output = slot.work is not None and len(tokens) == len(slot.work.pending)
+    return Run(slot.index, len(slot.tokens), tokens, output)
