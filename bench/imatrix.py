@@ -1,12 +1,12 @@
 """What an importance matrix gives: drift of each GGUF type with and without one.
 
-    python bench/imatrix.py --run NAME [--runs-dir DIR] [--types Q4_K_M,IQ4_XS] [--texts 64]
-                            [--prompts 8] [--tokens 32]
+    python bench/imatrix.py --run NAME [--runs-dir DIR] [--types Q4_K_M,IQ4_XS] [--texts 14]
 
-Needs a run with data, adapter and bf16 GGUF. The matrix comes from records of the train split
-(prompt, answer and end token) through the NF4 base with the adapter; drift is the KL divergence
-in nats from the bf16 GGUF over its own answers to prompts of the validation split. Writes to a
-temporary folder only and prints a Markdown table.
+Needs a finished export: its bf16 GGUF and its imatrix.gguf, which comes from the train split.
+Drift is the KL divergence in nats from the bf16 file at every token of whole validation samples,
+which the models read and do not write: greedy answers of a small model differ so much among
+themselves that a few hundred of their tokens show nothing. The difference is given with its
+standard error over texts. Writes to a temporary folder only and prints a Markdown table.
 """
 
 import argparse
@@ -14,52 +14,64 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from export.architectures import recognise
-from export.checkpoint import Checkpoint
-from export.imatrix import ImportanceMatrix, collect
-from export.parity import LogitComparison, compare_logits
+import numpy as np
+import numpy.typing as npt
+
+from export.imatrix import ImportanceMatrix, read_imatrix
+from export.logits import log_softmax
 from export.quantize import NEED_IMATRIX, check_types, quantize
-from kormed_edge.base import base_folder
-from kormed_edge.manifest import read_manifest
-from kormed_edge.prompts import question_prompt, record_messages, render_chatml
+from kormed_edge.prompts import record_messages, render_chatml
 from kormed_edge.records import read_records
 
+Rows = npt.NDArray[np.float32]
+CONTEXT = 1024
 
-def matrix_of(run: Path, texts: int) -> ImportanceMatrix:
-    from peft import PeftModel
 
-    from kormed_edge.nf4 import load_nf4, load_tokenizer
+def read_texts(path: Path, texts: Sequence[str]) -> list[Rows]:
+    """Log-probabilities of the next token after every token, a (tokens, vocabulary) each."""
+    import llama_cpp
 
-    adapter = run / "adapter"
-    base = base_folder(read_manifest(adapter))
-    model = PeftModel.from_pretrained(load_nf4(base), str(adapter))
-    records = read_records(run / "data" / "train.jsonl")[:texts]
-    return collect(
-        model,
-        load_tokenizer(adapter),
-        [render_chatml(record_messages(r), add_generation_prompt=False) for r in records],
-        recognise(Checkpoint(base)),
-        datasets=("train.jsonl",),
+    model = llama_cpp.Llama(
+        str(path), n_ctx=CONTEXT, n_batch=CONTEXT, logits_all=True, verbose=False
     )
+    read = []
+    for text in texts:
+        tokens = model.tokenize(text.encode(), add_bos=False, special=True)[:CONTEXT]
+        model.reset()
+        model.eval(tokens)
+        read.append(np.stack([log_softmax(row) for row in model.scores[: len(tokens)]]))
+    model.close()
+    return read
 
 
 def drift(
-    bf16: Path, type: str, matrix: ImportanceMatrix | None, prompts: Sequence[str], tokens: int
-) -> tuple[int, LogitComparison]:
+    reference: Sequence[Rows], bf16: Path, type: str, matrix: ImportanceMatrix | None,
+    texts: Sequence[str],
+) -> tuple[int, list[npt.NDArray[np.float32]]]:  # fmt: skip
+    """Size of the file in bytes, and the divergence at every token of every text."""
     with TemporaryDirectory(prefix="kormed-imatrix-") as folder:
         made = quantize(bf16, Path(folder) / f"{type}.gguf", type, imatrix=matrix)
-        return made.bytes, compare_logits(bf16, made.path, prompts, tokens)
+        read = read_texts(made.path, texts)
+    return made.bytes, [
+        np.sum(np.exp(p) * (p - q), axis=1) for p, q in zip(reference, read, strict=True)
+    ]
 
 
-def row(bf16: Path, type: str, matrix: ImportanceMatrix, prompts: list[str], tokens: int) -> str:
+def row(
+    reference: Sequence[Rows], bf16: Path, type: str, matrix: ImportanceMatrix, texts: Sequence[str]
+) -> str:
     """One line of the table; a type that needs a matrix has no value without one."""
-    size, given = drift(bf16, type, matrix, prompts, tokens)
-    mean = p99 = "–"
-    if type not in NEED_IMATRIX:
-        _, blind = drift(bf16, type, None, prompts, tokens)
-        mean, p99 = f"{blind.mean_kld:.5f}", f"{blind.p99_kld:.4f}"
-    cells = [type, f"{size:,}", mean, f"{given.mean_kld:.5f}", p99, f"{given.p99_kld:.4f}"]
-    return f"| {' | '.join(cells)} |"
+    size, given = drift(reference, bf16, type, matrix, texts)
+    mean = np.concatenate(given).mean()
+    if type in NEED_IMATRIX:
+        return f"| {type} | {size:,} | – | {mean:.4f} | |"
+    _, blind = drift(reference, bf16, type, None, texts)
+    change = np.array([a.mean() - b.mean() for a, b in zip(given, blind, strict=True)])
+    error = change.std(ddof=1) / len(change) ** 0.5
+    without = np.concatenate(blind).mean()
+    return (
+        f"| {type} | {size:,} | {without:.4f} | {mean:.4f} | {change.mean():+.4f} ± {error:.4f} |"
+    )
 
 
 def main() -> None:
@@ -68,23 +80,24 @@ def main() -> None:
     )
     parser.add_argument("--run", required=True)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--types", default="Q4_K_M,IQ4_XS,Q3_K_M,IQ3_M,Q2_K")
-    parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--types", default="Q8_0,Q6_K,Q5_K_M,Q4_K_M,IQ4_XS,Q3_K_M")
+    parser.add_argument("--texts", type=int, default=14)
     given = parser.parse_args()
     types = given.types.split(",")
     check_types(types, has_imatrix=True)
     run = given.runs_dir / given.run
     bf16 = run / "gguf" / f"{given.run}-bf16.gguf"
-    records = read_records(run / "data" / "valid.jsonl")[: given.prompts]
-    prompts = [question_prompt(record.question) for record in records]
-    matrix = matrix_of(run, given.texts)
-    print(f"{given.run}: matrix of {matrix.tokens:,} tokens, {len(prompts)} prompts\n")
-    print("| type | bytes | mean KLD without | mean KLD with | p99 without | p99 with |")
-    print("|---|---|---|---|---|---|")
+    matrix = read_imatrix(run / "gguf" / "imatrix.gguf")
+    records = read_records(run / "data" / "valid.jsonl")
+    chosen = records[:: max(1, len(records) // given.texts)][: given.texts]
+    texts = [render_chatml(record_messages(r), add_generation_prompt=False) for r in chosen]
+    reference = read_texts(bf16, texts)
+    tokens = sum(len(rows) for rows in reference)
+    print(f"{given.run}: matrix of {matrix.tokens:,} tokens; {tokens:,} of {len(texts)} texts\n")
+    print("| type | bytes | mean KLD without | mean KLD with | change, by text |")
+    print("|---|---|---|---|---|")
     for type in types:
-        print(row(bf16, type, matrix, prompts, given.tokens), flush=True)
+        print(row(reference, bf16, type, matrix, texts), flush=True)
 
 
 if __name__ == "__main__":

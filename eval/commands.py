@@ -148,7 +148,8 @@ def decide_from_files(run: Path, folder: Path, config: EvalConfig) -> dict[str, 
     from eval.gate import decide
 
     gate = config.gate
-    asked = choose_records(read_records(run / "data" / "test.jsonl"), config)
+    split = read_records(require_stage(run, "data") / "test.jsonl")
+    asked = choose_records(split, config)
     verdict = decide(
         read_predictions(folder / file_name(gate.reference)),
         read_predictions(folder / file_name(gate.candidate)),

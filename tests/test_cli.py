@@ -15,6 +15,7 @@ from kormed_edge import __version__, cli
 from kormed_edge.cli import COMMANDS, main
 from kormed_edge.config import EvalConfig
 from kormed_edge.errors import StageError
+from kormed_edge.records import Record, write_records
 from kormed_edge.runs import open_stage
 
 QUESTION = "답은?\n1) 가\n2) 나\n3) 다"
@@ -36,7 +37,13 @@ def lines(n: int, wrong: Iterable[int] = ()) -> str:
 
 
 def evaluated(runs: Path, reference: str, candidate: str) -> None:
-    """A run whose eval stage holds the predictions of two arms."""
+    """A run whose eval stage holds the predictions of two arms on its test split."""
+    fields = ("qa_id", "domain", "q_type", "question", "answer")
+    rows = [json.loads(line) for line in reference.splitlines()]
+    with open_stage(runs / "demo", "data", {}) as draft:
+        assert draft is not None
+        records = [Record(**{field: row[field] for field in fields}) for row in rows]
+        write_records(draft.folder / "test.jsonl", records)
     settings = {"eval": EvalConfig().model_dump(mode="json")}
     with open_stage(runs / "demo", "eval", settings) as draft:
         assert draft is not None
