@@ -9,13 +9,16 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from eval.predictions import Prediction, make_prediction
+from eval.predictions import Prediction, make_prediction, option_numbers
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EvalError
 from kormed_edge.prompts import END, question_messages, question_prompt
 from kormed_edge.records import Record
+
+if TYPE_CHECKING:
+    import torch
 
 NF4_ARMS = ("base", "adapter")
 MERGED = "merged"
@@ -54,13 +57,14 @@ def answer_with_gguf(
         for record in records:
             started = time.perf_counter()
             ids = engine.encode_messages(question_messages(record.question))
-            answer = engine.answer(ids, max_tokens=max_new_tokens)
+            answer = engine.answer(ids, max_tokens=max_new_tokens, options=option_numbers(record))
             yield make_prediction(
                 record,
                 answer.text.strip(),
                 answer.finish_reason,
                 answer.completion_tokens,
                 time.perf_counter() - started,
+                answer.option_probabilities,
             )
 
 
@@ -119,6 +123,7 @@ class HuggingFaceArms:
             prompts, add_special_tokens=False, padding=True, return_tensors="pt"
         )
         inputs = inputs.to(self.model.device)
+        first = _FirstLogits()
         with torch.inference_mode():
             output = self.model.generate(
                 **inputs,
@@ -126,16 +131,45 @@ class HuggingFaceArms:
                 do_sample=False,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=sorted(self.ends),
+                logits_processor=[first],
             )
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
         seconds = (time.perf_counter() - started) / len(batch)
-        for record, ids in zip(batch, answers, strict=True):
-            yield self._prediction(record, ids, seconds)
+        for record, ids, logits in zip(batch, answers, first.logits, strict=True):
+            yield self._prediction(record, ids, seconds, logits)
 
-    def _prediction(self, record: Record, ids: list[int], seconds: float) -> Prediction:
+    def _prediction(
+        self, record: Record, ids: list[int], seconds: float, logits: "torch.Tensor"
+    ) -> Prediction:
         written = list(takewhile(lambda token: token not in self.ends, ids))
         ended = len(written) < len(ids)
         text: Any = self.tokenizer.decode(written, skip_special_tokens=True)
         return make_prediction(
-            record, text.strip(), "stop" if ended else "length", len(written), seconds
+            record,
+            text.strip(),
+            "stop" if ended else "length",
+            len(written),
+            seconds,
+            self._option_probabilities(record, logits),
         )
+
+    def _option_probabilities(self, record: Record, logits: "torch.Tensor") -> list[float]:
+        numbers = option_numbers(record)
+        if not numbers:
+            return []
+        tokens = [self.tokenizer.encode(n, add_special_tokens=False)[0] for n in numbers]
+        probabilities: list[float] = logits[tokens].float().softmax(0).tolist()
+        return probabilities
+
+
+class _FirstLogits:
+    """A logits processor that changes nothing and keeps the logits of the first step: (items,
+    vocabulary)."""
+
+    def __init__(self) -> None:
+        self.logits: Any = None
+
+    def __call__(self, _ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        if self.logits is None:
+            self.logits = scores.clone()
+        return scores

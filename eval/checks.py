@@ -9,6 +9,7 @@ from math import ceil
 from statistics import fmean, pvariance
 from typing import NamedTuple
 
+from eval.confidence import calibration_change, calibration_error
 from eval.scores import ItemScore
 from eval.statistics import (
     critical_value,
@@ -38,6 +39,7 @@ def check_all(pairs: Sequence[Pair], limits: Thresholds) -> list[Check]:
     if choices:
         checks = [_accuracy(choices, limits), _flips(choices, limits), *checks]
         checks.append(_rate("unread", choices, limits))
+        checks += _calibration(choices, limits)
     return [*checks, *(_rate(name, pairs, limits) for name in ("missing_end", "han_leak"))]
 
 
@@ -145,6 +147,33 @@ def _rate(metric: str, pairs: Sequence[Pair], limits: Thresholds) -> Check:
     outcome = _guarded(increase, bounds.lower, n, limit, fewest)
     note = _guard_note(metric, outcome, increase, limit, fewest)
     return _row(metric, pairs, bounds, limit, fewest, outcome, note)
+
+
+def _calibration(pairs: Sequence[Pair], limits: Thresholds) -> list[Check]:
+    """Whether confidence still means what it meant; nothing where an arm has no probabilities."""
+    beliefs = [(a.belief, b.belief) for a, b in pairs if a.belief and b.belief]
+    if len(beliefs) < len(pairs):
+        return []
+    before, after = [a for a, _ in beliefs], [b for _, b in beliefs]
+    change, *bounds = calibration_change(before, after, limits.confidence)
+    limit, n = limits.max_ece_increase, len(pairs)
+    fewest = items_needed(0, limit, limits.confidence)
+    outcome = _guarded(change, bounds[0], n, limit, fewest)
+    return [
+        Check(
+            name="ece",
+            n=n,
+            reference=calibration_error(before),
+            candidate=calibration_error(after),
+            difference=change,
+            lower=bounds[0],
+            upper=bounds[1],
+            limit=limit,
+            needed=fewest,
+            outcome=outcome,
+            note=_guard_note("ece", outcome, change, limit, fewest),
+        )
+    ]
 
 
 def _guarded(observed: float, lower: float, n: int, limit: float, fewest: int) -> Outcome:

@@ -64,6 +64,20 @@ def calibration_interval(beliefs: Sequence[Belief], bins: int = BINS) -> tuple[f
     return float(low), float(high)
 
 
+def calibration_change(
+    before: Sequence[Belief], after: Sequence[Belief], confidence: float, bins: int = BINS
+) -> tuple[float, float, float]:
+    """By how much the calibration error rose between two arms' beliefs about the same items, and
+    one-sided bootstrap bounds of it, lower and upper, each at `confidence`."""
+    columns = [_columns(beliefs) for beliefs in (before, after)]
+    n = len(columns[0][1])
+    chosen = np.random.default_rng(SEED).integers(0, n, (RESAMPLES, n))
+    old, new = (_errors(sure[chosen], right[chosen], bins) for sure, right in columns)
+    low, high = np.quantile(new - old, (1 - confidence, confidence))
+    change = calibration_error(after, bins) - calibration_error(before, bins)
+    return change, float(low), float(high)
+
+
 def reliability(beliefs: Sequence[Belief], bins: int = BINS) -> list[Bin]:
     """The bins that hold items, from the least confident."""
     confidence, right = _columns(beliefs)

@@ -1,12 +1,12 @@
 """Predictions: one JSON line an item, appended as it is answered, so that a stopped arm resumes."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kormed_edge.errors import EvalError
-from kormed_edge.records import Record
+from kormed_edge.records import MULTIPLE_CHOICE, Record, split_options
 
 Prediction = dict[str, Any]
 
@@ -17,15 +17,32 @@ def file_name(arm: str) -> str:
 
 
 def make_prediction(
-    record: Record, output: str, finish_reason: str, n_tokens: int, seconds: float
+    record: Record,
+    output: str,
+    finish_reason: str,
+    n_tokens: int,
+    seconds: float,
+    option_probabilities: Sequence[float] = (),
 ) -> Prediction:
+    """One line of a predictions file. `option_probabilities` are there for multiple choice: what
+    the model held each option's number for, before it wrote one."""
+    likelihood = {"option_probabilities": [round(p, 6) for p in option_probabilities]}
     return {
         **record.to_dict(),
         "output": output,
         "finish_reason": finish_reason,
         "n_tokens": n_tokens,
         "seconds": round(seconds, 4),
+        **(likelihood if option_probabilities else {}),
     }
+
+
+def option_numbers(record: Record) -> tuple[str, ...]:
+    """The numbers of a multiple-choice question's options, of which its answer begins with one."""
+    if record.q_type != MULTIPLE_CHOICE:
+        return ()
+    _, options = split_options(record.question)
+    return tuple(str(number) for number in range(1, len(options) + 1))
 
 
 def read_predictions(path: Path) -> list[Prediction]:

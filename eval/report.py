@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval.cases import Cases, largest_changes
 from eval.gate import INCONCLUSIVE
 from eval.predictions import Prediction, file_name, read_predictions
-from eval.report_figures import draw_groups, draw_overall
+from eval.report_figures import draw_groups, draw_overall, draw_reliability
 from eval.report_words import GROUPS, HINTS, LABELS, Words
 from eval.scores import ItemScore, score_items
 from kormed_edge.errors import StageError
@@ -27,6 +28,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 OPEN_SOURCE = "samples"  # the one value of data.source whose texts a report may show
 _TOY_BASE = "SmolLM2-135M"
 
+
+CASE_ARMS = ("base", "adapter")  # the paper's comparison: before and after fine-tuning
 
 _GROUP_TABLES = (
     ("by_q_type", "rouge_ko_L"),
@@ -124,6 +127,10 @@ def _draw_figures(evidence: Evidence, folder: Path) -> list[Path]:
         paths += [folder / "accuracy.png", folder / "accuracy_by_domain.png"]
         draw_overall(scores, "accuracy", accuracy, paths[3], _chance(evidence.stats))
         draw_groups(scores, "by_domain", "accuracy", names, accuracy, paths[4])
+    believed = {arm: score for arm, score in scores.items() if score.get("reliability")}
+    if believed:
+        paths.append(folder / "reliability.png")
+        draw_reliability(believed, "확신과 실제 정답률 · reliability", paths[-1])
     return paths
 
 
@@ -158,6 +165,8 @@ def _context(run: Path, evidence: Evidence, images: dict[str, Any]) -> dict[str,
         "group_tables": [_group_table(scores, *names) for names in _GROUP_TABLES],
         "lost": _flips(pairs, before=True),
         "gained": _flips(pairs, before=False),
+        "cases": _cases(run / "eval", scores),
+        "case_arms": CASE_ARMS,
         "chance": _chance(evidence.stats),
         "hardware": _shared(evidence.manifests, lambda m: _hardware(m.hardware)),
         "libraries": _shared(evidence.manifests, lambda m: _versions(m.libraries)),
@@ -198,6 +207,14 @@ def _flips(pairs: list[ScoredPair], *, before: bool) -> list[Flip]:
         for a, b, flip in pairs
         if a.values.get("accuracy") is before and b.values["accuracy"] is not before
     ]
+
+
+def _cases(folder: Path, scores: Mapping[str, Any]) -> Cases | None:
+    """What training changed most, where both arms were answered in full."""
+    if not all(arm in scores for arm in CASE_ARMS):
+        return None
+    before, after = (read_predictions(folder / file_name(arm)) for arm in CASE_ARMS)
+    return largest_changes(before, after)
 
 
 def _check_row(check: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,32 @@ def draw_groups(
         _save(figure, path)
 
 
+def draw_reliability(scores: Scores, title: str, path: Path) -> None:
+    """Share of right answers by confidence, a line for each arm; the diagonal is calibrated.
+
+    A point is a bin of like confidence, its area the number of items in it.
+    """
+    from matplotlib.figure import Figure
+
+    with korean_figure_style():
+        figure = Figure(figsize=(_WIDTH, _WIDTH * 0.9), layout="constrained")
+        axes = figure.add_subplot(xlim=(0, 102), ylim=(-2, 102))
+        axes.plot([0, 100], [0, 100], color="#999999", linestyle="--", linewidth=1)
+        for i, (arm, score) in enumerate(scores.items()):
+            bins = score["reliability"]
+            x, y = ([100 * bin[key] for bin in bins] for key in ("confidence", "accuracy"))
+            color, marker = COLORS[i % len(COLORS)], _MARKERS[i % len(_MARKERS)]
+            axes.plot(x, y, color=color, linewidth=1.2, alpha=0.6)
+            total = sum(bin["n"] for bin in bins)
+            sizes = [18 + 240 * bin["n"] / total for bin in bins]
+            axes.scatter(x, y, sizes, color=color, marker=marker, alpha=0.75, label=arm)
+        axes.set(xlabel="확신 · confidence (%)", ylabel="정답률 · accuracy (%)")
+        axes.set_title(title, loc="left", fontsize=12, pad=14)
+        axes.grid(color="#e4e4e4")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        _save(figure, path)
+
+
 def _frame(title: str, rows: int, gap: float, legend: bool = False) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 

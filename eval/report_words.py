@@ -14,7 +14,9 @@ class Words(NamedTuple):
 
 LABELS = {
     "accuracy": Words("객관식 정확도", "multiple-choice accuracy"),
+    "accuracy_likelihood": Words("객관식 정확도 (확률)", "accuracy by likelihood"),
     "unread": Words("선택을 읽지 못한 답", "unread answers"),
+    "ece": Words("확신의 오차 (ECE)", "calibration error (ECE)"),
     "rouge_ko_L": Words("ROUGE-L (한국어)", "ROUGE-L (Korean)"),
     "rouge_paper_L": Words("ROUGE-L (논문 방식)", "ROUGE-L (the paper's)"),
     "type_mean": Words("유형별 ROUGE-L 평균 (논문 방식)", "ROUGE-L, mean of types (the paper's)"),
@@ -26,7 +28,15 @@ LABELS = {
 }
 HINTS = {
     "accuracy": Words("높을수록 좋음", "higher is better"),
+    "accuracy_likelihood": Words(
+        "모델이 가장 유력하게 본 번호, 글을 읽지 않음",
+        "the option that the model itself prefers, no text read",
+    ),
     "unread": Words("객관식, 오답으로 처리", "multiple choice, counted as wrong"),
+    "ece": Words(
+        "확신과 실제 정답률의 차이, 낮을수록 좋음",
+        "gap between confidence and accuracy, lower is better",
+    ),
     "rouge_ko_L": Words("대표 지표, 형태소 단위", "the headline figure, by morpheme"),
     "rouge_paper_L": Words(
         "논문과의 비교 전용: 한글을 보지 못함", "for comparison with the paper only: sees no Hangul"

@@ -6,12 +6,19 @@ the rest about every item. A metric without items is left out, never 0.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from eval.confidence import (
+    CONFIDENCE_VERSION,
+    Belief,
+    calibration_error,
+    calibration_interval,
+    reliability,
+)
 from eval.rouge import Family, rouge_batch, rouge_versions
 from eval.statistics import bootstrap_interval, group_mean_interval, rate_interval
 from eval.text import (
@@ -53,13 +60,15 @@ class PredictionShape(BaseModel):
     finish_reason: Literal["stop", "length"]
     n_tokens: int = Field(ge=0)
     seconds: float = Field(ge=0)
+    option_probabilities: list[float] = []
 
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:
     """One item's values by metric; a metric that does not apply is absent.
 
-    `option` and `reason` are the tolerant reader's, None outside multiple choice.
+    `option` and `reason` are the tolerant reader's, None outside multiple choice; `belief` is
+    there where the model's option probabilities are.
     """
 
     qa_id: str
@@ -68,6 +77,7 @@ class ItemScore:
     values: dict[str, bool | float]
     option: int | None = None
     reason: str | None = None
+    belief: Belief | None = None
 
 
 def find_problems(predictions: Sequence[Any]) -> list[str]:
@@ -96,6 +106,10 @@ def _problem(row: Any, line: int) -> str | None:
         return f"line {line}: {'.'.join(map(str, first['loc']))} {first['msg']}"
     if shape.q_type == MULTIPLE_CHOICE and correct_option(row) is None:
         return f"{shape.qa_id}: the reference answer names none of the question's options"
+    if shape.option_probabilities and len(shape.option_probabilities) != len(
+        split_options(shape.question)[1]
+    ):
+        return f"{shape.qa_id}: {len(shape.option_probabilities)} option probabilities"
     return None
 
 
@@ -142,16 +156,30 @@ def _scored(prediction: Mapping[str, Any], rouge: dict[str, float]) -> ItemScore
         "repetition": repetition(output),
         "length": float(len(output)),
     }
-    option, reason = None, None
+    option, reason, belief = None, None, None
     if q_type == MULTIPLE_CHOICE:
         option, reason, choice = _choice(prediction)
-        values = choice | values
+        belief = _belief(prediction)
+        values = choice | _believed(belief) | values
     elif q_type == SHORT_ANSWER:
         reference = prediction["answer"]
         match, f1 = exact_match(output, reference), char_f1(output, reference)
         values = {"exact_match": match, "char_f1": f1} | values
     qa_id, domain = prediction["qa_id"], prediction["domain"]
-    return ItemScore(qa_id, domain, q_type, values, option, reason)
+    return ItemScore(qa_id, domain, q_type, values, option, reason, belief)
+
+
+def _belief(prediction: Mapping[str, Any]) -> Belief | None:
+    """The model's option probabilities beside the right option."""
+    probabilities, right = prediction.get("option_probabilities"), correct_option(prediction)
+    return Belief(probabilities, right) if probabilities and right else None
+
+
+def _believed(belief: Belief | None) -> dict[str, bool | float]:
+    """Accuracy of the option that the model itself prefers, which needs no reader."""
+    if belief is None:
+        return {}
+    return {"accuracy_likelihood": belief.option == belief.right, "brier": belief.brier}
 
 
 def _choice(prediction: Mapping[str, Any]) -> tuple[int | None, str, dict[str, bool | float]]:
@@ -180,6 +208,7 @@ def score_arm(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "scorer_version": SCORER_VERSION,
         "reader_version": READER_VERSION,
         "text_version": TEXT_VERSION,
+        "confidence_version": CONFIDENCE_VERSION,
         "rouge_versions": rouge_versions(),
         "n": len(items),
         "overall": summarize(items),
@@ -189,12 +218,25 @@ def score_arm(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "by_domain_and_q_type": {
             domain: _by(members, "q_type") for domain, members in _groups(items, "domain").items()
         },
+        "reliability": _reliability(items),
         "readings": dict(Counter(item.reason for item in items if item.reason)),
     }
 
 
+def _reliability(items: Sequence[ItemScore]) -> list[dict[str, float]]:
+    """The bins of the reliability diagram."""
+    beliefs = [item.belief for item in items if item.belief]
+    return [asdict(bin) for bin in reliability(beliefs)] if beliefs else []
+
+
 def summarize(items: Iterable[ItemScore]) -> dict[str, Number]:
-    return {metric: _number(values) for metric, values in _columns(items).items()}
+    members = list(items)
+    numbers = {metric: _number(values) for metric, values in _columns(members).items()}
+    if beliefs := [item.belief for item in members if item.belief]:
+        low, high = calibration_interval(beliefs)
+        error = calibration_error(beliefs)
+        numbers["ece"] = {"value": error, "n": len(beliefs), "low": low, "high": high}
+    return numbers
 
 
 def _by(items: Sequence[ItemScore], key: str) -> dict[str, dict[str, Number]]:

@@ -121,6 +121,9 @@ class Thresholds(Section):
     max_rate_increase: float = Field(
         default=0.005, gt=0, le=1, description="unread answers, missing ends, Han leak"
     )
+    max_ece_increase: float = Field(
+        default=0.02, gt=0, le=1, description="calibration error of option probabilities"
+    )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of every one-sided bound")
 
 

@@ -16,7 +16,7 @@ from kormed_edge.llama_model import LlamaModel
 from kormed_edge.manifest import MANIFEST, read_manifest, sha256_file
 from kormed_edge.memory_plan import MemoryPlan, ModelShape, plan_memory
 from kormed_edge.prompts import END, START, Message
-from kormed_edge.request import Request
+from kormed_edge.request import Request, TokenLogprob
 from kormed_edge.sampling import Sampler
 from kormed_edge.scheduler import Scheduler
 
@@ -32,6 +32,7 @@ class Answer:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    option_probabilities: tuple[float, ...] = ()
 
 
 class Engine:
@@ -188,15 +189,29 @@ class Engine:
         """
         return self.submit(Request(tuple(ids), max_tokens, adapter=adapter))
 
-    def answer(self, ids: Sequence[int], *, max_tokens: int, adapter: str | None = None) -> Answer:
-        """As `stream`, when the whole answer is there."""
-        generation = self.stream(ids, max_tokens=max_tokens, adapter=adapter)
+    def answer(
+        self,
+        ids: Sequence[int],
+        *,
+        max_tokens: int,
+        adapter: str | None = None,
+        options: Sequence[str] = (),
+    ) -> Answer:
+        """As `stream`, when the whole answer is there.
+
+        `options` are texts such as "1" to "5" of which the answer begins with one; how likely each
+        was comes with it, from the same reading of the prompt. Raises `EngineError` for options
+        that begin with the same token.
+        """
+        tokens = self._first_tokens(options) if options else ()
+        generation = self.submit(Request(tuple(ids), max_tokens, adapter=adapter, options=tokens))
         pieces = list(generation)
         return Answer(
             "".join(piece.text for piece in pieces),
             pieces[-1].finish_reason or "stop",
             generation.prompt_tokens,
             generation.completion_tokens,
+            _among_each_other(generation.options),
         )
 
     def option_probabilities(
@@ -204,12 +219,18 @@ class Engine:
         ids: Sequence[int],
         options: Sequence[str] = ("1", "2", "3", "4", "5"),
         adapter: str | None = None,
-    ) -> list[float]:
+    ) -> tuple[float, ...]:
         """How likely each option is to be what follows a prompt, among the options: sums to 1.
 
         Nothing is generated. Options are told apart by their first tokens; `EngineError` when two
         begin with the same one.
         """
+        tokens = self._first_tokens(options)
+        generation = self.submit(Request(tuple(ids), 0, adapter=adapter, options=tokens))
+        list(generation)
+        return _among_each_other(generation.options)
+
+    def _first_tokens(self, options: Sequence[str]) -> tuple[int, ...]:
         firsts = tuple(self._model.tokenize(option, special=False)[:1] for option in options)
         tokens = tuple(first[0] for first in firsts if first)
         if not options or len(set(tokens)) < len(options):
@@ -218,11 +239,13 @@ class Engine:
                 "options that begin with different tokens",
                 "score them by generating, or number them",
             )
-        request = Request(tuple(ids), 1, adapter=adapter, options=tokens)
-        [piece] = self.submit(request)
-        best = max(token.logprob for token in piece.logprobs)
-        weights = [exp(token.logprob - best) for token in piece.logprobs]
-        return [weight / fsum(weights) for weight in weights]
+        return tokens
+
+
+def _among_each_other(options: Sequence[TokenLogprob]) -> tuple[float, ...]:
+    best = max((option.logprob for option in options), default=0.0)
+    weights = [exp(option.logprob - best) for option in options]
+    return tuple(weight / fsum(weights) for weight in weights)
 
 
 def verify_model(model: Path, *, allow_unverified: bool = False) -> str:

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from kormed_edge.errors import EngineError
-from kormed_edge.request import Piece, Request
+from kormed_edge.request import Piece, Request, TokenLogprob
 
 if TYPE_CHECKING:
     from kormed_edge.sampling import Sampler
@@ -20,6 +20,7 @@ class Job:
         self.cancelled = False
         self.cached_tokens = 0
         self.completion_tokens = 0
+        self.options: tuple[TokenLogprob, ...] = ()
         self.pieces: SimpleQueue[Piece | EngineError] = SimpleQueue()
 
 
@@ -66,6 +67,11 @@ class Generation(Iterator[Piece]):
     def cached_tokens(self) -> int:
         """Prompt tokens whose keys and values were at hand and were not computed again."""
         return self._job.cached_tokens
+
+    @property
+    def options(self) -> tuple[TokenLogprob, ...]:
+        """The request's options after the prompt, once the first piece is there."""
+        return self._job.options
 
     @property
     def completion_tokens(self) -> int:

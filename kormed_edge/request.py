@@ -44,6 +44,7 @@ class Request:
 
     ids: tuple[int, ...]
     max_tokens: int
+    """Longest answer; 0, which only `options` allow, generates nothing."""
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     """Strings that end the answer and are no part of it."""
@@ -51,12 +52,12 @@ class Request:
     """How many of the likeliest tokens to report beside each chosen one; None reports nothing."""
     adapter: str | None = None
     options: tuple[int, ...] = ()
-    """Tokens of which only the probability after the prompt is wanted: nothing is generated."""
+    """Tokens whose probability right after the prompt `Generation.options` tells."""
 
     def __post_init__(self) -> None:
         if not self.ids:
             raise EngineError("the prompt is empty", "at least one token", "ask something")
-        _within("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _within("max_tokens", self.max_tokens, 0 if self.options else 1, 2**31 - 1)
         _within("logprobs", self.logprobs or 0, 0, 100)
         if "" in self.stop:
             raise EngineError("a stop string is empty", "some text", "leave it out")

@@ -205,19 +205,20 @@ class Scheduler:
         if row is None:
             return
         try:
-            if work.job.request.options:
-                self._report_options(slot, work, row)
-            else:
+            if work.job.request.options and not work.job.options:
+                self._note_options(work, row)
+            if work.left:
                 self._speak(slot, work, row)
+            else:
+                self._finish(slot, "stop")
         except EngineError as error:
             self._fail(slot, error)
 
-    def _report_options(self, slot: Slot, work: Work, row: int) -> None:
+    def _note_options(self, work: Work, row: int) -> None:
         log_probs = log_probabilities(self._context.logits(row))
-        work.logprobs = [
+        work.job.options = tuple(
             token_logprob(log_probs, option, 0, self._model) for option in work.job.request.options
-        ]
-        self._finish(slot, "stop")
+        )
 
     def _speak(self, slot: Slot, work: Work, row: int) -> None:
         request = work.job.request

@@ -52,6 +52,24 @@ def test_base_with_an_end_token_of_its_own_stops_at_chatml_s(
     assert (answer["output"], answer["finish_reason"]) == (ANSWER, "stop")
 
 
+CHOICE = Record("c", "obgyn", "multiple_choice", "무엇인가?\n1) 가\n2) 나\n3) 다", "2) 나")
+
+
+def test_multiple_choice_has_the_probability_of_every_option(
+    arms: HuggingFaceArms, scripted_gguf: Path
+) -> None:
+    short, *_ = RECORDS
+    torch, mixed = arms.answer("base", [CHOICE], 4, 1), arms.answer("base", [short, CHOICE], 4, 2)
+    llama = answer_with_gguf(scripted_gguf, [short, CHOICE], 4)
+    [alone], [padded, without], [without_too, engine] = list(torch), list(mixed), list(llama)
+    assert "option_probabilities" not in without | without_too
+    for row in (alone, padded, engine):
+        assert sum(row["option_probabilities"]) == pytest.approx(1, abs=1e-5)
+    close = pytest.approx(alone["option_probabilities"], abs=0.02)
+    assert padded["option_probabilities"] == close
+    assert engine["option_probabilities"] == close
+
+
 def test_answer_that_reaches_the_maximum_is_marked(arms: HuggingFaceArms) -> None:
     answers = list(arms.answer("base", RECORDS, 2, 3))
     assert {(p["n_tokens"], p["finish_reason"]) for p in answers} == {(2, "length")}

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from eval.confidence import Belief, calibration_error, calibration_interval, reliability
+from eval.confidence import (
+    Belief,
+    calibration_change,
+    calibration_error,
+    calibration_interval,
+    reliability,
+)
 
 
 def belief(confidence: float, right: bool) -> Belief:
@@ -63,3 +69,11 @@ def test_interval_is_the_same_every_time() -> None:
 def test_no_items_are_an_error() -> None:
     with pytest.raises(ValueError, match="no items"):
         calibration_error([])
+
+
+def test_change_of_the_error_is_paired_and_signed() -> None:
+    sure, unsure = beliefs(0.95, 95, 100), beliefs(0.55, 95, 100)
+    change, low, high = calibration_change(sure, unsure, 0.95)
+    assert change == pytest.approx(0.40)
+    assert 0.3 < low <= change <= high
+    assert calibration_change(sure, sure, 0.95) == (0.0, 0.0, 0.0)

@@ -301,6 +301,14 @@ def test_option_probabilities_are_those_of_the_first_generated_token(random: Eng
     assert ratios == pytest.approx([exp(o.logprob - options[0].logprob) for o in options], rel=0.02)
 
 
+def test_answer_tells_how_likely_its_options_were(random: Engine) -> None:
+    ids = random.encode(PROMPT)
+    answer = random.answer(ids, max_tokens=3, options=("1", "2", "3"))
+    assert answer.option_probabilities == random.option_probabilities(ids, ("1", "2", "3"))
+    assert answer.text == random.answer(ids, max_tokens=3).text
+    assert random.answer(ids, max_tokens=3).option_probabilities == ()
+
+
 @pytest.mark.parametrize("options", [("1", "1"), ("심전도", "심초음파"), ("", "1"), ()])
 def test_options_that_begin_alike_are_refused(random: Engine, options: tuple[str, ...]) -> None:
     with pytest.raises(EngineError, match="do not differ in their first tokens"):

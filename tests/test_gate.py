@@ -217,3 +217,12 @@ def test_a_verdict_is_json() -> None:
     verdict = decide(arm(24), arm(24, range(2)))
     text = json.dumps(verdict.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
     assert Verdict.model_validate_json(text) == verdict
+
+
+def test_confidence_that_no_longer_means_what_it_meant_fails() -> None:
+    calibrated = changed(arm(2000), range(2000), option_probabilities=[0.0, 0.0, 1.0, 0.0, 0.0])
+    timid = changed(arm(2000), range(2000), option_probabilities=[0.1, 0.1, 0.6, 0.1, 0.1])
+    assert check(decide(calibrated, calibrated), "ece").outcome == "PASS"
+    row = check(decide(calibrated, timid), "ece")
+    assert (row.outcome, row.reference, row.candidate) == ("FAIL", 0, pytest.approx(0.4))
+    assert "ece" not in {row.name for row in decide(calibrated, arm(2000)).checks}

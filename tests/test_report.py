@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -207,3 +208,17 @@ def test_a_missing_file_is_named(tmp_path):
     (run / "gguf" / "parity.json").unlink()
     with pytest.raises(StageError, match=r"parity\.json is missing"):
         write_report(run, tmp_path / "report")
+
+
+def test_cases_are_side_by_side_for_samples_and_ids_elsewhere(tmp_path):
+    for source in ("samples", "/data/71875"):
+        run = make_run(tmp_path / Path(source).name, source=source)
+        before = [row | {"output": "모르겠다"} for row in REFERENCE]
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in before)
+        (run / "eval" / file_name("base")).write_text("".join(lines), encoding="utf-8")
+        scores = json.loads((run / "eval" / "scores.json").read_text())
+        write_json(run / "eval" / "scores.json", {"base": score_arm(before), **scores})
+        page = write_report(run, tmp_path / "report").read_text(encoding="utf-8")
+        cases = page[page.index('id="cases"') : page.index('id="parity"')]
+        assert "17000" in cases
+        assert ("모르겠다" in cases) is (source == "samples")

@@ -147,3 +147,27 @@ def test_only_the_first_problems_are_listed() -> None:
 def test_bad_predictions_raise_a_kormed_error() -> None:
     with pytest.raises(EvalError, match="a: 2 times"):
         score_arm([prediction("a"), prediction("a")])
+
+
+BELIEVED = [0.1, 0.2, 0.5, 0.1, 0.1]
+
+
+def test_option_that_the_model_prefers_needs_no_reader() -> None:
+    values = score_item(prediction("a", output="모르겠다", option_probabilities=BELIEVED)).values
+    assert (values["accuracy"], values["accuracy_likelihood"]) == (False, True)
+    assert values["brier"] == pytest.approx(0.01 + 0.04 + 0.25 + 0.01 + 0.01)
+    assert "accuracy_likelihood" not in score_item(prediction("a")).values
+
+
+def test_calibration_is_scored_where_probabilities_are() -> None:
+    rows = [prediction(f"q{i}", option_probabilities=BELIEVED) for i in range(4)]
+    scores = score_arm([*rows, short("s")])
+    assert scores["overall"]["ece"]["value"] == pytest.approx(0.5)
+    assert scores["overall"]["ece"]["n"] == 4
+    assert [bin["n"] for bin in scores["reliability"]] == [4]
+    assert score_arm([short("s")])["reliability"] == []
+
+
+def test_probabilities_of_another_question_are_refused() -> None:
+    [problem] = find_problems([prediction("a", option_probabilities=[0.5, 0.5])])
+    assert problem == "a: 2 option probabilities"
