@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "export.commands",
     "eval": "eval.commands",
     "verify": "eval.commands",
+    "judge": "eval.judge_command",
     "demo": "kormed_edge.demo",
     "serve": "kormed_edge.commands",
     "ask": "kormed_edge.commands",

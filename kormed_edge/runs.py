@@ -30,8 +30,15 @@ from kormed_edge.manifest import (
     write_json,
 )
 
-STAGES = ("data", "adapter", "gguf", "eval", "report")
-COMMANDS = {"data": "data", "adapter": "train", "gguf": "export", "eval": "eval", "report": "eval"}
+STAGES = ("data", "adapter", "gguf", "eval", "report", "judge")
+COMMANDS = {
+    "data": "data",
+    "adapter": "train",
+    "gguf": "export",
+    "eval": "eval",
+    "report": "eval",
+    "judge": "judge",
+}
 _STATE = ".stage.json"
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import eval.judge
-from eval.judge import JudgeConfig, judge, read_verdicts, require_local
+import eval.loopback
+from eval.judge import JudgeConfig, judge, read_verdicts
+from eval.loopback import require_local
 from eval.predictions import Prediction, make_prediction
 from kormed_edge.errors import ConfigError, EvalError
 from kormed_edge.records import Record
@@ -378,7 +380,7 @@ def test_name_that_moves_off_the_machine_later_gets_nothing(
     scheme: str, server: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([True, False])
-    monkeypatch.setattr(eval.judge, "_is_loopback", lambda _: next(answers))
+    monkeypatch.setattr(eval.loopback, "_is_loopback", lambda _: next(answers))
     with pytest.raises(EvalError, match="not this machine"):
         judge(ARMS, JudgeConfig(server.url.replace("http", scheme), "심사"))
     assert server.seen == []
