@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from eval.predictions import Prediction, make_prediction, option_numbers
+from eval.protocol import Protocol
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EvalError
-from kormed_edge.prompts import END, question_messages, question_prompt
+from kormed_edge.prompts import END, question_messages
 from kormed_edge.records import Record
 
 if TYPE_CHECKING:
@@ -49,23 +50,33 @@ def choose_arms(wanted: Sequence[str] | None, folder: Path) -> list[str]:
 
 
 def answer_with_gguf(
-    model: Path, records: Sequence[Record], max_new_tokens: int
+    model: Path, records: Sequence[Record], protocol: Protocol
 ) -> Iterator[Prediction]:
     """Answer one by one, each prompt computed whole: a stopped arm that goes on, or one asked in
     another order, gives the same answers to the last bit."""
     with Engine(model, reuse=False) as engine:
         for record in records:
             started = time.perf_counter()
-            ids = engine.encode_messages(question_messages(record.question))
-            answer = engine.answer(ids, max_tokens=max_new_tokens, options=option_numbers(record))
+            answer = engine.answer(
+                _encode(engine, record, protocol),
+                max_tokens=protocol.max_new_tokens,
+                options=option_numbers(record) if protocol.chat else (),
+                stop=protocol.stop,
+            )
             yield make_prediction(
                 record,
-                answer.text.strip(),
+                answer.text.strip() if protocol.chat else answer.text,
                 answer.finish_reason,
                 answer.completion_tokens,
                 time.perf_counter() - started,
                 answer.option_probabilities,
             )
+
+
+def _encode(engine: Engine, record: Record, protocol: Protocol) -> list[int]:
+    if protocol.chat:
+        return engine.encode_messages(question_messages(record.question))
+    return engine.encode(protocol.prompt(record))
 
 
 class HuggingFaceArms:
@@ -102,7 +113,7 @@ class HuggingFaceArms:
         self.model = model.eval()
 
     def answer(
-        self, arm: str, records: Sequence[Record], max_new_tokens: int, batch_size: int
+        self, arm: str, records: Sequence[Record], protocol: Protocol, batch_size: int
     ) -> Iterator[Prediction]:
         """Answer in batches of similar length, longest first, so that memory fails early."""
         ordered = sorted(records, key=lambda r: len(r.question), reverse=True)
@@ -110,15 +121,16 @@ class HuggingFaceArms:
             batch = ordered[start : start + batch_size]
             if arm == "base":
                 with self.model.disable_adapter():
-                    yield from self._answer_batch(batch, max_new_tokens)
+                    yield from self._answer_batch(batch, protocol)
             else:
-                yield from self._answer_batch(batch, max_new_tokens)
+                yield from self._answer_batch(batch, protocol)
 
-    def _answer_batch(self, batch: Sequence[Record], max_new_tokens: int) -> Iterator[Prediction]:
+    def _answer_batch(self, batch: Sequence[Record], protocol: Protocol) -> Iterator[Prediction]:
         import torch
 
         started = time.perf_counter()
-        prompts = [question_prompt(record.question) for record in batch]
+        prompts = [protocol.prompt(record) for record in batch]
+        stop = {"stop_strings": list(protocol.stop), "tokenizer": self.tokenizer}
         inputs = self.tokenizer(
             prompts, add_special_tokens=False, padding=True, return_tensors="pt"
         )
@@ -127,30 +139,39 @@ class HuggingFaceArms:
         with torch.inference_mode():
             output = self.model.generate(
                 **inputs,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=protocol.max_new_tokens,
                 do_sample=False,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=sorted(self.ends),
                 logits_processor=[first],
+                **(stop if protocol.stop else {}),
             )
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
         seconds = (time.perf_counter() - started) / len(batch)
         for record, ids, logits in zip(batch, answers, first.logits, strict=True):
-            yield self._prediction(record, ids, seconds, logits)
+            yield self._prediction(record, ids, seconds, logits, protocol)
 
     def _prediction(
-        self, record: Record, ids: list[int], seconds: float, logits: "torch.Tensor"
+        self,
+        record: Record,
+        ids: list[int],
+        seconds: float,
+        logits: "torch.Tensor",
+        protocol: Protocol,
     ) -> Prediction:
-        written = list(takewhile(lambda token: token not in self.ends, ids))
+        # After a stop string the rest of a batch's row is padding.
+        ends = self.ends | {self.tokenizer.pad_token_id}
+        written = list(takewhile(lambda token: token not in ends, ids))
         ended = len(written) < len(ids)
-        text: Any = self.tokenizer.decode(written, skip_special_tokens=True)
+        whole: Any = self.tokenizer.decode(written, skip_special_tokens=True)
+        text = protocol.cut(whole)  # transformers goes on to the end of the token
         return make_prediction(
             record,
-            text.strip(),
-            "stop" if ended else "length",
+            text.strip() if protocol.chat else text,
+            "stop" if ended or len(text) < len(whole) else "length",
             len(written),
             seconds,
-            self._option_probabilities(record, logits),
+            self._option_probabilities(record, logits) if protocol.chat else (),
         )
 
     def _option_probabilities(self, record: Record, logits: "torch.Tensor") -> list[float]:

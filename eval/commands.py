@@ -8,8 +8,7 @@ import click
 from rich.table import Table
 
 from eval.items import choose_records
-from eval.predictions import append_predictions, file_name, read_predictions, remaining
-from kormed_edge.base import base_folder
+from eval.predictions import file_name, read_predictions
 from kormed_edge.config import EvalConfig
 from kormed_edge.errors import StageError
 from kormed_edge.manifest import read_manifest, write_json
@@ -74,7 +73,9 @@ def verify_command(ctx: click.Context, run_name: str, runs_dir: Path) -> None:
 
 
 def evaluate(options: RunOptions) -> None:
+    from eval.answering import answer_all
     from eval.arms import choose_arms
+    from eval.protocol import kit
 
     config = options.config.values.eval
     options.show("eval")
@@ -91,46 +92,16 @@ def evaluate(options: RunOptions) -> None:
         source = read_manifest(gguf)
         draft.base, draft.seed = source.base, source.seed
         draft.facts["arms"] = arms
-        _answer_all(options.run, config, arms, draft.folder)
+        records = choose_records(read_records(options.run / "data" / "test.jsonl"), config)
+        answer_all(
+            options.run, arms, records, kit(config.max_new_tokens), draft.folder,
+            batch_size=config.batch_size,
+        )  # fmt: skip
         with progress("eval: score", len(arms)) as update:
             write_json(draft.folder / "scores.json", _score_all(arms, draft.folder, update))
         write_json(
             draft.folder / "verdict.json", decide_from_files(options.run, draft.folder, config)
         )
-
-
-def _answer_all(run: Path, config: EvalConfig, arms: list[str], folder: Path) -> None:
-    """Answer every item that has no prediction yet; the NF4 arms share one loaded model."""
-    from eval.arms import (
-        MERGED,
-        MERGED_FOLDER,
-        NF4_ARMS,
-        HuggingFaceArms,
-        answer_with_gguf,
-        gguf_files,
-    )
-
-    records = choose_records(read_records(run / "data" / "test.jsonl"), config)
-    models = gguf_files(run / "gguf")
-    loaded: HuggingFaceArms | None = None
-    for arm in arms:
-        path = folder / file_name(arm)
-        left = remaining(path, records)
-        if not left:
-            continue
-        if arm in NF4_ARMS:
-            if loaded is None:
-                trained = read_manifest(run / "adapter")
-                loaded = HuggingFaceArms.nf4(base_folder(trained), run / "adapter")
-            answers = loaded.answer(arm, left, config.max_new_tokens, config.batch_size)
-        elif arm == MERGED:
-            loaded = HuggingFaceArms.merged(run / "gguf" / MERGED_FOLDER)
-            answers = loaded.answer(arm, left, config.max_new_tokens, config.batch_size)
-        else:
-            answers = answer_with_gguf(models[arm], left, config.max_new_tokens)
-        with progress(f"eval: {arm}", len(records)) as update:
-            for count in append_predictions(path, answers):
-                update(len(records) - len(left) + count)
 
 
 def _score_all(arms: list[str], folder: Path, update: Update) -> dict[str, Any]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "eval.commands",
     "verify": "eval.commands",
     "judge": "eval.judge_command",
+    "benchmark": "kormed_edge.benchmark",
     "demo": "kormed_edge.demo",
     "serve": "kormed_edge.commands",
     "ask": "kormed_edge.commands",
@@ -43,7 +44,7 @@ Exit codes: 0 done · 1 failed · 2 wrong use · 3 gate FAIL · 4 gate INCONCLUS
 Example:    kormed demo
 """
 # A command whose own module is always there, but which calls another stage.
-NEEDS = {"demo": "train"}
+NEEDS = {"demo": "train", "benchmark": "train"}
 OWN = ("kormed_edge", "train", "export", "eval")
 Function = TypeVar("Function", bound=Callable[..., Any])
 

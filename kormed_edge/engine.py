@@ -196,15 +196,17 @@ class Engine:
         max_tokens: int,
         adapter: str | None = None,
         options: Sequence[str] = (),
+        stop: Sequence[str] = (),
     ) -> Answer:
-        """As `stream`, when the whole answer is there.
+        """As `stream`, when the whole answer is there; any string of `stop` ends it.
 
         `options` are texts such as "1" to "5" of which the answer begins with one; how likely each
         was comes with it, from the same reading of the prompt. Raises `EngineError` for options
         that begin with the same token.
         """
         tokens = self._first_tokens(options) if options else ()
-        generation = self.submit(Request(tuple(ids), max_tokens, adapter=adapter, options=tokens))
+        request = Request(tuple(ids), max_tokens, stop=tuple(stop), adapter=adapter, options=tokens)
+        generation = self.submit(request)
         pieces = list(generation)
         return Answer(
             "".join(piece.text for piece in pieces),

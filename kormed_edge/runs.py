@@ -30,7 +30,7 @@ from kormed_edge.manifest import (
     write_json,
 )
 
-STAGES = ("data", "adapter", "gguf", "eval", "report", "judge")
+STAGES = ("data", "adapter", "gguf", "eval", "report", "judge", "benchmark")
 COMMANDS = {
     "data": "data",
     "adapter": "train",
@@ -38,6 +38,7 @@ COMMANDS = {
     "eval": "eval",
     "report": "eval",
     "judge": "judge",
+    "benchmark": "benchmark",
 }
 _STATE = ".stage.json"
 

@@ -5,8 +5,10 @@ from scripted_model import ANSWER
 from tiny_models import edit_json, make_adapter
 
 from eval.arms import HuggingFaceArms, answer_with_gguf, choose_arms, gguf_files
+from eval.protocol import Protocol, kit
 from kormed_edge.errors import EvalError
 from kormed_edge.manifest import MANIFEST, new_manifest, write_json
+from kormed_edge.prompts import question_prompt
 from kormed_edge.records import Record
 
 RECORDS = [
@@ -28,14 +30,14 @@ def arms(scripted_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Huggi
 def test_base_answers_every_item_whole_in_batches_of_any_size(
     arms: HuggingFaceArms, batch_size: int
 ) -> None:
-    answers = list(arms.answer("base", RECORDS, 32, batch_size))
+    answers = list(arms.answer("base", RECORDS, kit(32), batch_size))
     assert [p["qa_id"] for p in answers] == ["q3", "q2", "q1"]
     assert {(p["output"], p["finish_reason"]) for p in answers} == {(ANSWER, "stop")}
 
 
 def test_adapter_arm_is_another_model_than_the_base_arm(arms: HuggingFaceArms) -> None:
-    tuned = [p["output"] for p in arms.answer("adapter", RECORDS, 32, 3)]
-    again = [p["output"] for p in arms.answer("base", RECORDS, 32, 3)]
+    tuned = [p["output"] for p in arms.answer("adapter", RECORDS, kit(32), 3)]
+    again = [p["output"] for p in arms.answer("base", RECORDS, kit(32), 3)]
     assert tuned != again
     assert set(again) == {ANSWER}
 
@@ -48,7 +50,7 @@ def test_base_with_an_end_token_of_its_own_stops_at_chatml_s(
     settings = tmp_path / "tokenizer_config.json"
     settings.write_bytes((scripted_base / settings.name).read_bytes())
     edit_json(settings, eos_token="<|endoftext|>")
-    [answer] = HuggingFaceArms.nf4(scripted_base, tmp_path).answer("base", RECORDS[:1], 32, 1)
+    [answer] = HuggingFaceArms.nf4(scripted_base, tmp_path).answer("base", RECORDS[:1], kit(32), 1)
     assert (answer["output"], answer["finish_reason"]) == (ANSWER, "stop")
 
 
@@ -59,8 +61,11 @@ def test_multiple_choice_has_the_probability_of_every_option(
     arms: HuggingFaceArms, scripted_gguf: Path
 ) -> None:
     short, *_ = RECORDS
-    torch, mixed = arms.answer("base", [CHOICE], 4, 1), arms.answer("base", [short, CHOICE], 4, 2)
-    llama = answer_with_gguf(scripted_gguf, [short, CHOICE], 4)
+    torch, mixed = (
+        arms.answer("base", [CHOICE], kit(4), 1),
+        arms.answer("base", [short, CHOICE], kit(4), 2),
+    )
+    llama = answer_with_gguf(scripted_gguf, [short, CHOICE], kit(4))
     [alone], [padded, without], [without_too, engine] = list(torch), list(mixed), list(llama)
     assert "option_probabilities" not in without | without_too
     for row in (alone, padded, engine):
@@ -71,19 +76,19 @@ def test_multiple_choice_has_the_probability_of_every_option(
 
 
 def test_answer_that_reaches_the_maximum_is_marked(arms: HuggingFaceArms) -> None:
-    answers = list(arms.answer("base", RECORDS, 2, 3))
+    answers = list(arms.answer("base", RECORDS, kit(2), 3))
     assert {(p["n_tokens"], p["finish_reason"]) for p in answers} == {(2, "length")}
 
 
 def test_gguf_of_the_base_answers_like_the_base(scripted_gguf: Path) -> None:
-    answers = list(answer_with_gguf(scripted_gguf, RECORDS, 32))
+    answers = list(answer_with_gguf(scripted_gguf, RECORDS, kit(32)))
     assert [p["qa_id"] for p in answers] == ["q1", "q3", "q2"]
     assert {(p["output"], p["finish_reason"]) for p in answers} == {(ANSWER, "stop")}
 
 
 def test_merged_folder_answers_like_the_model_in_it(scripted_base: Path) -> None:
     merged = HuggingFaceArms.merged(scripted_base)
-    assert {p["output"] for p in merged.answer("merged", RECORDS, 32, 3)} == {ANSWER}
+    assert {p["output"] for p in merged.answer("merged", RECORDS, kit(32), 3)} == {ANSWER}
 
 
 @pytest.fixture
@@ -111,3 +116,19 @@ def test_merged_folder_is_an_arm_where_the_export_kept_it(exported: Path) -> Non
 def test_arm_that_the_run_lacks_is_named(exported: Path) -> None:
     with pytest.raises(EvalError, match="gguf:Q9, merged not in this run"):
         choose_arms(["base", "gguf:Q9", "merged"], exported)
+
+
+BARE = Protocol("bare", lambda r: question_prompt(r.question), 32, stop=("x", " "))
+
+
+def test_stop_string_ends_an_answer_in_both_engines(
+    arms: HuggingFaceArms, scripted_gguf: Path
+) -> None:
+    for answers in (
+        arms.answer("base", RECORDS, BARE, 3),
+        answer_with_gguf(scripted_gguf, RECORDS, BARE),
+    ):
+        for answer in answers:
+            assert answer["output"] == ANSWER.partition(" ")[0]
+            assert answer["finish_reason"] == "stop"
+            assert "option_probabilities" not in answer

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aihub_tree import write_zip
 from click.testing import CliRunner, Result
 from tiny_models import make_base
 
+from eval import protocol
 from eval.arms import HuggingFaceArms, choose_arms
 from kormed_edge.cli import main
 from kormed_edge.errors import KormedError
@@ -243,3 +245,35 @@ def test_killed_export_leaves_no_file_under_a_final_name(
     assert sorted(path.name for path in copied.iterdir()) == ["adapter", "data", "gguf.partial"]
     assert kormed(copied.parent, "export", base=base).exit_code == 0
     assert sorted(path.name for path in copied.iterdir()) == ["adapter", "data", "gguf"]
+
+
+def test_benchmark_asks_every_arm_in_two_ways(copied: Path, finished: Path) -> None:
+    shutil.copytree(finished / "gguf", copied / "gguf")
+    rows = copied.parent / "rows.jsonl"
+    row = {"subject": "doctor", "answer": 2, **dict(zip("ABCDE", "가나다라마", strict=True))}
+    text = [json.dumps(row | {"question": f"지어낸 질문 {i}?"}) + "\n" for i in range(5)]
+    rows.write_text("".join([*text, json.dumps(row | {"subject": "nurse", "question": "?"})]))
+    command = [
+        "benchmark",
+        "--runs-dir",
+        str(copied.parent),
+        "--run",
+        "mini",
+        "--source",
+        str(rows),
+    ]
+    command += ["--subject", "doctor", "--sample", "4", "--max-new-tokens", "3"]
+    command += ["--arm", "adapter", "--arm", "gguf:Q8_0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "LM_EVAL", replace(protocol.LM_EVAL, max_new_tokens=3))
+        result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    written = json.loads((copied / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))
+    assert written["n"] == 4
+    for name in ("kormed", "lm-eval"):
+        assert list(written[name]) == ["adapter", "gguf:Q8_0"]
+        for scores in written[name].values():
+            assert scores["by_subject"].keys() == {"doctor"}
+    assert "likelihood" in written["kormed"]["adapter"]["overall"]
+    asked = {p["qa_id"] for p in lines(copied / "benchmark" / "lm-eval-adapter.jsonl")}
+    assert asked == {p["qa_id"] for p in lines(copied / "benchmark" / "kormed-gguf-Q8_0.jsonl")}
