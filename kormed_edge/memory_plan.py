@@ -31,6 +31,13 @@ class ModelShape:
         """From a GGUF's header and size; `EngineError` when the header lacks a key."""
         with GgufHeader(path) as header:
             family = header.text("general.architecture")
+            kind = header.text("general.type") or "model"
+            if family is None or kind != "model":
+                raise EngineError(
+                    f"{path}: llama.cpp cannot load it: it holds no model, but type {kind}",
+                    "the GGUF of a model",
+                    "name one of the models beside it",
+                )
 
             def number(key: str, default: int | None = None) -> int:
                 value = header.number(f"{family}.{key}")

@@ -84,8 +84,10 @@ def wait_until_healthy(container: str) -> None:
 
 @pytest.fixture(scope="session")
 def model() -> Path:
-    """The smallest GGUF of MODEL_DIR."""
-    found = sorted(MODEL_DIR.glob("*.gguf"), key=lambda path: path.stat().st_size)
+    """The smallest model of MODEL_DIR, which also holds an adapter and an importance matrix."""
+    others = {"adapter.gguf", "imatrix.gguf"}
+    models = [path for path in MODEL_DIR.glob("*.gguf") if path.name not in others]
+    found = sorted(models, key=lambda path: path.stat().st_size)
     if not found or not (MODEL_DIR / "manifest.json").is_file():
         pytest.fail(
             f"{MODEL_DIR} holds no model. Expected: GGUF files and their manifest.json. "

@@ -98,6 +98,15 @@ def test_file_without_a_model_s_keys_is_refused(scripted_gguf: Path, tmp_path: P
         ModelShape.read(broken)
 
 
+@pytest.mark.parametrize("kind", ["imatrix", "adapter"])
+def test_file_that_holds_something_else_is_refused_by_its_type(
+    kind: str, scripted_gguf: Path, tmp_path: Path
+) -> None:
+    rewrite_gguf(scripted_gguf, tmp_path / "other.gguf", keys={"general.type": kind})
+    with pytest.raises(EngineError, match=f"it holds no model, but type {kind}"):
+        ModelShape.read(tmp_path / "other.gguf")
+
+
 def test_container_s_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("700\n")
