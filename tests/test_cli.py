@@ -84,6 +84,8 @@ def test_a_stage_that_is_not_installed_is_not_offered(monkeypatch: pytest.Monkey
 
 def test_wrong_use_exits_2() -> None:
     assert kormed("serve", "--port", "80000").exit_code == 2
+    for adapter in ("v2", "=v2.gguf", "v2="):
+        assert kormed("serve", "--model", "m.gguf", "--adapter", adapter).exit_code == 2
     assert kormed("nonsense").exit_code == 2
     result = kormed("data", "--run", "no-such-run")
     assert result.exit_code == 2

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from scripted_model import ANSWER
+from tiny_models import make_adapter
 
+from export.adapter import write_adapter_gguf
+from export.convert import Provenance, write_gguf
 from kormed_edge.engine import Engine
 from kormed_edge.server import create_app
 
@@ -80,3 +83,31 @@ def test_turn_that_a_user_types_is_text(scripted_gguf: Path) -> None:
         ids = engine.encode_messages([{"role": "user", "content": injected}])
         [start] = engine.encode("<|im_start|>")
         assert ids.count(start) == 2  # the user's turn and the assistant's
+
+
+@pytest.fixture(scope="module")
+def adapted(scripted_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    """The scripted model with an adapter beside it under the name v2."""
+    folder = tmp_path_factory.mktemp("adapted")
+    nobody = Provenance(name="tiny", run="r", version="0", prompt="p")
+    model = write_gguf(scripted_base, None, folder / "tiny.gguf", nobody).path
+    adapter = make_adapter(scripted_base, folder / "adapter", lora_alpha=64)
+    lora = write_adapter_gguf(scripted_base, adapter, folder / "v2.gguf", nobody).path
+    engine = Engine(model, context=512, adapters={"v2": lora})
+    return TestClient(create_app(engine, model="tiny", sha256="ab" * 32, max_new_tokens=8))
+
+
+def test_adapter_is_a_model_that_a_request_names(adapted: TestClient) -> None:
+    assert [m["id"] for m in adapted.get("/v1/models").json()["data"]] == ["tiny", "v2"]
+    plain, tuned = (chat(adapted, model=name).json() for name in ("tiny", "v2"))
+    assert plain["choices"][0]["message"]["content"] == ANSWER
+    assert tuned["choices"][0]["message"]["content"] != ANSWER
+    assert (plain["model"], tuned["model"]) == ("tiny", "v2")
+    assert adapted.post("/v1/ask", json={"question": "?", "model": "v2"}).json()["model"] == "v2"
+    assert "v2" in chat(adapted, model="v2", stream=True).text
+
+
+def test_model_that_is_not_there_is_not_found(adapted: TestClient) -> None:
+    answer = chat(adapted, model="gpt")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
