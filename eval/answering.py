@@ -5,11 +5,10 @@ from pathlib import Path
 
 from eval.arms import (
     MERGED,
-    MERGED_FOLDER,
-    NF4_ARMS,
     HuggingFaceArms,
     answer_with_gguf,
     gguf_files,
+    merged_folder,
 )
 from eval.predictions import append_predictions, file_name, remaining
 from eval.protocol import Protocol
@@ -34,7 +33,7 @@ def answer_all(
     The NF4 arms share one loaded model; a GGUF is loaded for its own arm only.
     """
     models = gguf_files(run / "gguf")
-    loaded: HuggingFaceArms | None = None
+    loaded: dict[bool, HuggingFaceArms] = {}  # one, by whether it is the merged model
     for arm in arms:
         path = folder / f"{prefix}{file_name(arm)}"
         left = remaining(path, records)
@@ -43,15 +42,16 @@ def answer_all(
         if arm in models:
             answers = answer_with_gguf(models[arm], left, protocol)
         else:
-            if loaded is None or arm == MERGED:
-                loaded = _load(run, arm)
-            answers = loaded.answer(arm, left, protocol, batch_size)
+            if (arm == MERGED) not in loaded:
+                loaded = {arm == MERGED: _load(run, arm)}
+            answers = loaded[arm == MERGED].answer(arm, left, protocol, batch_size)
         with progress(f"{prefix}{arm}", len(records)) as update:
             for count in append_predictions(path, answers):
                 update(len(records) - len(left) + count)
 
 
 def _load(run: Path, arm: str) -> HuggingFaceArms:
-    if arm in NF4_ARMS:
-        return HuggingFaceArms.nf4(base_folder(read_manifest(run / "adapter")), run / "adapter")
-    return HuggingFaceArms.merged(run / "gguf" / MERGED_FOLDER)
+    merged = merged_folder(run / "gguf")
+    if arm == MERGED and merged:
+        return HuggingFaceArms.merged(merged)
+    return HuggingFaceArms.nf4(base_folder(read_manifest(run / "adapter")), run / "adapter")

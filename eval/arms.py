@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 NF4_ARMS = ("base", "adapter")
 MERGED = "merged"
-MERGED_FOLDER = "hf"
 GGUF_PREFIX = "gguf:"
 
 
@@ -35,9 +34,17 @@ def gguf_files(folder: Path) -> dict[str, Path]:
     return {f"{GGUF_PREFIX}{type_}": folder / name for type_, name in models.items()}
 
 
+def merged_folder(folder: Path) -> Path | None:
+    """The merged Hugging Face folder of an export, if it was kept."""
+    from kormed_edge.manifest import read_manifest
+
+    name = read_manifest(folder).settings.get("merged")
+    return folder / name if name else None
+
+
 def choose_arms(wanted: Sequence[str] | None, folder: Path) -> list[str]:
     """The wanted arms, or all that an export has; an arm that it lacks is an error."""
-    merged = [MERGED] if (folder / MERGED_FOLDER).is_dir() else []
+    merged = [MERGED] if merged_folder(folder) else []
     known = [*NF4_ARMS, *merged, *gguf_files(folder)]
     unknown = [arm for arm in wanted or () if arm not in known]
     if unknown:

@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.scores import correct_option, find_problems
+from eval.confidence import Belief
+from eval.scores import ALL_EMPTY, correct_option, find_problems
 from eval.statistics import rate_interval
 from kormed_edge.answers import AMBIGUOUS, READER_VERSION, Reading, read_tolerant
 from kormed_edge.errors import EvalError
@@ -40,7 +41,6 @@ STRAY_LETTER = "stray_letter"  # "환자는 a 형 간염": read although no answ
 LAST_OF_SEVERAL = "last_of_several"  # "A 또는 B"
 OTHER_LETTER = "other_letter"  # "3) vitamin A", "정답은 B번, A 아님"
 
-_STOP = re.compile("|".join(map(re.escape, STOPS)))
 _CASCADE = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -76,9 +76,9 @@ def _stem(question: str, options: list[str]) -> str:
     return question[: -len(written)] if question.endswith(written) else split_options(question)[0]
 
 
-def cut_at_stop(output: str) -> str:
-    """What lm-eval would have let a model write: all before the first stop string."""
-    return _STOP.split(output, maxsplit=1)[0]
+def cut_at_stop(output: str, stops: Sequence[str] = STOPS) -> str:
+    """All before the first stop string: of lm-eval's, what it would have let a model write."""
+    return output[: min((i for s in stops if (i := output.find(s)) >= 0), default=len(output))]
 
 
 def extract_letter(text: str) -> str | None:
@@ -98,15 +98,6 @@ def read_lm_eval(output: str) -> str | None:
     `output` is what the model wrote, unstripped: a leading blank line is a stop string.
     """
     return extract_letter(cut_at_stop(output))
-
-
-def lm_eval_correct(output: str, record: Record) -> bool:
-    """lm-eval's exact_match of one item. Raises `EvalError` if the record has no right option."""
-    _options(record.question, record.qa_id)
-    right = correct_option(record.to_dict())
-    if right is None:
-        raise EvalError(f"{record.qa_id}: the answer names no option", 'an answer like "3) …"')
-    return read_lm_eval(output) == LETTERS[right - 1]
 
 
 def sample(records: Sequence[Record], count: int = 200, seed: int = 42) -> list[Record]:
@@ -136,6 +127,7 @@ class _Item:
     right: int | None  # never None: find_problems has seen to it
     lm_eval: int | None
     tolerant: int | None
+    likelihood: int | None
     difference: str | None
 
 
@@ -143,12 +135,14 @@ def score_benchmark(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy by lm-eval's reading and by ours, overall and by subject, JSON-ready.
 
     Accuracies are {value, n, low, high, unread} with Wilson's interval at 95 %; an unread answer
-    is wrong. `differ` counts answers that the two read differently, `differences` says how. Only
-    outputs to `lm_eval_prompt` give a figure to compare with others' lm-eval results; for outputs
-    to our prompt it is what lm-eval's reader would have made of them.
+    is wrong; `likelihood` is there where predictions carry option probabilities. `differ` counts
+    answers that the two read differently, `differences` says how. Only outputs to `lm_eval_prompt`
+    give a figure to compare with others' lm-eval results; for outputs to our prompt it is what
+    lm-eval's reader would have made of them.
     Raises `EvalError` for predictions that cannot be scored.
     """
-    problems = find_problems(predictions) or [
+    # A model whose first words are a stop string says nothing at all here, and is scored 0 for it.
+    problems = [problem for problem in find_problems(predictions) if problem != ALL_EMPTY] or [
         f"{p['qa_id']}: is {p['q_type']}" for p in predictions if p["q_type"] != MULTIPLE_CHOICE
     ]
     if problems:
@@ -176,7 +170,9 @@ def _item(prediction: Mapping[str, Any]) -> _Item:
     theirs = LETTERS.index(letter) + 1 if letter else None
     ours = read_tolerant(output, options)
     difference = None if theirs == ours.option else _difference(output, options, theirs, ours)
-    return _Item(prediction["domain"], correct_option(prediction), theirs, ours.option, difference)
+    right, probabilities = correct_option(prediction), prediction.get("option_probabilities")
+    likelihood = Belief(probabilities, right).option if probabilities and right else None
+    return _Item(prediction["domain"], right, theirs, ours.option, likelihood, difference)
 
 
 def _difference(output: str, options: list[str], theirs: int | None, ours: Reading) -> str:
@@ -207,7 +203,9 @@ def _unspaced(text: str) -> str:
 
 def _scores(items: Sequence[_Item]) -> dict[str, Any]:
     kinds = Counter(item.difference for item in items if item.difference)
+    likeliest = [(item.likelihood, item.right) for item in items if item.likelihood]
     return {
+        **({"likelihood": _accuracy(likeliest)} if likeliest else {}),
         "lm_eval": _accuracy([(item.lm_eval, item.right) for item in items]),
         "tolerant": _accuracy([(item.tolerant, item.right) for item in items]),
         "differ": kinds.total(),

@@ -153,7 +153,7 @@ def show_scores(run: Path) -> None:
     titles = (f"{title} % (n={first[metric]['n']})" for title, metric in COLUMNS if metric in first)
     table = Table("arm", *titles, box=None, pad_edge=False)
     for arm, score in scores.items():
-        cells = (_cell(score["overall"][metric]) for _, metric in COLUMNS if metric in first)
+        cells = (percent_cell(score["overall"][metric]) for _, metric in COLUMNS if metric in first)
         table.add_row(arm, *cells)
     console.print(table)
     show_verdict(verdict)
@@ -168,7 +168,7 @@ def show_verdict(verdict: dict[str, Any]) -> None:
         console.print(f"  {reason['en']}", highlight=False, markup=False)
 
 
-def _cell(number: dict[str, float]) -> str:
+def percent_cell(number: dict[str, float]) -> str:
     """A score in percent with its 95 % interval."""
     value, low, high = (100 * number[key] for key in ("value", "low", "high"))
     return f"{value:.1f} [{low:.1f}–{high:.1f}]"

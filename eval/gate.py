@@ -10,38 +10,20 @@ below that cannot pass with n items.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from eval.checks import Pair, check_all, discordant, items_needed, means, multiple_choice
+from eval.checks import Pair, check_all, discordant, means, multiple_choice
 from eval.scores import find_problems, score_items
 from eval.statistics import mcnemar
 from eval.verdict import (
     FAIL,
-    GATE_VERSION,
     INCONCLUSIVE,
     PASS,
     Changes,
-    Check,
     DomainChange,
     Note,
-    Outcome,
     Verdict,
     worst,
 )
 from kormed_edge.config import Thresholds
-
-__all__ = [
-    "FAIL",
-    "GATE_VERSION",
-    "INCONCLUSIVE",
-    "PASS",
-    "Changes",
-    "Check",
-    "DomainChange",
-    "Note",
-    "Outcome",
-    "Verdict",
-    "decide",
-    "items_needed",
-]
 
 
 def decide(

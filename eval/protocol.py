@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eval.benchmark import MAX_TOKENS, STOPS, lm_eval_prompt
+from eval.benchmark import MAX_TOKENS, STOPS, cut_at_stop, lm_eval_prompt
 from kormed_edge.prompts import question_prompt
 from kormed_edge.records import Record
 
@@ -24,7 +24,7 @@ class Protocol:
 
     def cut(self, text: str) -> str:
         """The text before the first stop string, which is no part of an answer."""
-        return text[: min((i for s in self.stop if (i := text.find(s)) >= 0), default=len(text))]
+        return cut_at_stop(text, self.stop)
 
 
 def kit(max_new_tokens: int) -> Protocol:

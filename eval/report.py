@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.cases import Cases, largest_changes
-from eval.gate import INCONCLUSIVE
 from eval.predictions import Prediction, file_name, read_predictions
 from eval.report_figures import draw_groups, draw_overall, draw_reliability
 from eval.report_words import GROUPS, HINTS, LABELS, Words
 from eval.scores import ItemScore, score_items
+from eval.verdict import INCONCLUSIVE
 from kormed_edge.errors import StageError
 from kormed_edge.manifest import MANIFEST, Manifest, manifest_hash, read_manifest
 

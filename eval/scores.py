@@ -44,6 +44,7 @@ _ROUGE: dict[Family, tuple[str, ...]] = {
     "paper": ("rouge1", "rouge2", "rougeL"),
 }
 _SHOWN_PROBLEMS = 5
+ALL_EMPTY = "every output is empty"
 
 
 class PredictionShape(BaseModel):
@@ -93,7 +94,7 @@ def find_problems(predictions: Sequence[Any]) -> list[str]:
     ids = Counter(row["qa_id"] for row in predictions) if not found else Counter[str]()
     found += [f"{qa_id}: {count} times" for qa_id, count in ids.items() if count > 1]
     if not found and not any(row["output"].strip() for row in predictions):
-        found = ["every output is empty"]
+        found = [ALL_EMPTY]
     rest = len(found) - _SHOWN_PROBLEMS
     return found[:_SHOWN_PROBLEMS] + ([f"and {rest} more"] if rest > 0 else [])
 

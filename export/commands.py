@@ -1,5 +1,6 @@
 """`kormed export`: adapter to bf16 GGUF, quantized files, parity."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def export_command(options: RunOptions, onto: tuple[str, ...], keep_hf: bool) ->
 
 def make_gguf(options: RunOptions) -> None:
     from export.quantize import check_types
-    from export.stage import Export, ParityError, mark_failed
+    from export.stage import HF, Export, ParityError, mark_failed
 
     config = options.config.values.export
     options.show("export")
@@ -62,6 +63,7 @@ def make_gguf(options: RunOptions) -> None:
         if draft is None:
             console.print(f"{options.run / 'gguf'}: finished already")
             return
+        shutil.rmtree(failed, ignore_errors=True)  # an earlier attempt's, many GB
         base = base_folder(trained)
         draft.base, draft.seed = trained.base, trained.seed
         _require_space(base, draft.folder, len(config.onto) + config.keep_hf, len(config.types))
@@ -75,7 +77,7 @@ def make_gguf(options: RunOptions) -> None:
             provenance=_provenance(options.run, trained),
         )
         try:
-            report = export.write()
+            export.write()
         except ParityError as error:
             _show_report(export.report())
             mark_failed(draft.folder, failed, export.report())
@@ -84,9 +86,10 @@ def make_gguf(options: RunOptions) -> None:
                 error.expected,
                 f"look at the table above and at {failed}, whose files are not for use",
             ) from None
-        write_json(draft.folder / "parity.json", report)
+        write_json(draft.folder / "parity.json", export.report())
         draft.facts["models"] = export.models
-    _show_report(report)
+        draft.facts["merged"] = HF if config.keep_hf else None
+    _show_report(export.report())
     console.print(f"{options.run / 'gguf'}: {len(export.models)} GGUF models, parity proven")
 
 

@@ -222,28 +222,6 @@ def compare_answers_with_hf(
     return replace(comparison, greedy=_greedy_text(base, fixed, rows))
 
 
-def compare_logits(
-    reference: Path, candidate: Path, prompts: Sequence[str], max_tokens: int = 32
-) -> LogitComparison:
-    """Compare two GGUFs over the greedy answers of `reference`."""
-    with written_answers(reference, prompts, max_tokens) as answers:
-        return compare_answers(answers, candidate)
-
-
-def compare_with_hf(
-    base: Path,
-    adapter: Path | None,
-    path: Path,
-    prompts: Sequence[str],
-    max_tokens: int = 32,
-    *,
-    onto: str = "original",
-) -> LogitComparison:
-    """Compare a GGUF with its Hugging Face model, asking `FIXED_PROMPT` first, then `prompts`."""
-    with written_answers(path, [FIXED_PROMPT, *prompts], max_tokens) as answers:
-        return compare_answers_with_hf(base, adapter, answers, onto=onto)
-
-
 def _greedy_text(base: Path, answer: Answer, reference: Rows) -> GreedyText:
     from transformers import AutoTokenizer
 

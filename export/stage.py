@@ -1,6 +1,5 @@
 """The export stage: which files it writes, in which order, and what is proven about each."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from kormed_edge.errors import ExportError
 from kormed_edge.manifest import write_json
 from kormed_edge.progress import progress
 from kormed_edge.prompts import question_prompt, record_messages, render_chatml
-from kormed_edge.records import Record, read_records
+from kormed_edge.records import read_records
 
 ADAPTER = "adapter.gguf"
 HF = "hf"
@@ -77,7 +76,7 @@ class Export:
         """The content of `parity.json`."""
         return {**parity_report(self.checks), "types": self.types, "imatrix": self.imatrix}
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> None:
         """Write every file and prove it. Raises `ParityError` at the first that is wrong."""
         for onto, path in self.merges().items():
             self._merge(onto, path)
@@ -88,7 +87,6 @@ class Export:
         self._require_passed()
         self._compare(matrix)
         self._require_passed()
-        return self.report()
 
     def _merge(self, onto: str, path: Path) -> None:
         """Write one bf16 file and read it back; llama.cpp may crash on a file that is wrong."""
@@ -210,7 +208,6 @@ class Export:
 
 def mark_failed(folder: Path, target: Path, report: dict[str, Any]) -> None:
     """Move the GGUF files of a failed export to `target`, under names that nothing loads."""
-    shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for path in folder.glob("*.gguf"):
         path.rename(target / f"{path.name}.failed")
@@ -221,11 +218,7 @@ def _training_texts(data: Path, count: int) -> list[str]:
     """Whole training samples, spread over the split, which is sorted by department."""
     records = read_records(data / "train.jsonl")
     chosen = records[:: max(1, len(records) // count)][:count]
-    return [_training_text(record) for record in chosen]
-
-
-def _training_text(record: Record) -> str:
-    return render_chatml(record_messages(record), add_generation_prompt=False)
+    return [render_chatml(record_messages(r), add_generation_prompt=False) for r in chosen]
 
 
 def _prompts(data: Path, some: int) -> tuple[list[str], list[str]]:

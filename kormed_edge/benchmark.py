@@ -108,6 +108,8 @@ def _run(
 ) -> None:  # fmt: skip
     from eval.answering import answer_all
     from eval.arms import choose_arms
+    from eval.benchmark import score_benchmark
+    from eval.predictions import file_name, read_predictions
     from eval.protocol import LM_EVAL, kit
 
     gguf = require_stage(run, "gguf")
@@ -118,34 +120,22 @@ def _run(
     for protocol in (kit(max_new_tokens), LM_EVAL):
         prefix = f"{protocol.name}-"
         answer_all(run, arms, records, protocol, draft.folder, batch_size=batch_size, prefix=prefix)
-        result[protocol.name] = {arm: _scores(draft.folder, prefix, arm) for arm in arms}
+        files = {arm: draft.folder / f"{prefix}{file_name(arm)}" for arm in arms}
+        result[protocol.name] = {
+            arm: score_benchmark(read_predictions(path)) for arm, path in files.items()
+        }
     write_json(draft.folder / "benchmark.json", result)
 
 
-def _scores(folder: Path, prefix: str, arm: str) -> dict[str, Any]:
-    from eval.benchmark import score_benchmark
-    from eval.predictions import file_name, read_predictions
-    from eval.scores import score_arm
-
-    predictions = read_predictions(folder / f"{prefix}{file_name(arm)}")
-    scores = score_benchmark(predictions)
-    if prefix.startswith("kormed"):
-        scores["overall"]["likelihood"] = score_arm(predictions)["overall"]["accuracy_likelihood"]
-    return scores
-
-
 def _show(path: Path) -> None:
+    from eval.commands import percent_cell
+
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     table = Table("arm", "kormed %", "unread", "likelihood %", "lm-eval %", "unread", box=None)
     for arm, ours in result["kormed"].items():
         theirs = result["lm-eval"][arm]["overall"]["lm_eval"]
-        own = ours["overall"]
-        cells = [_cell(own["tolerant"]), str(own["tolerant"]["unread"]), _cell(own["likelihood"])]
-        table.add_row(arm, *cells, _cell(theirs), str(theirs["unread"]))
+        own, likelihood = (ours["overall"][reader] for reader in ("tolerant", "likelihood"))
+        cells = [percent_cell(own), str(own["unread"]), percent_cell(likelihood)]
+        table.add_row(arm, *cells, percent_cell(theirs), str(theirs["unread"]))
     console.print(table)
     console.print(f"{result['n']} items; {path}", highlight=False)
-
-
-def _cell(number: dict[str, float]) -> str:
-    value, low, high = (100 * number[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}–{high:.1f}]"

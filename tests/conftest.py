@@ -35,6 +35,22 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect_here)
 
 
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A tiny random qwen2, as a Hugging Face folder."""
+    from tiny_models import make_base
+
+    return make_base(tmp_path / "base")
+
+
+@pytest.fixture
+def adapter(base: Path, tmp_path: Path) -> Path:
+    """A LoRA adapter that changes what `base` answers."""
+    from tiny_models import make_adapter
+
+    return make_adapter(base, tmp_path / "adapter")
+
+
 @pytest.fixture(scope="session")
 def scripted_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base folder whose model answers `ANSWER` to everything."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from gguf_file import keys, tensors
 from safetensors.torch import load_file
 from tiny_models import CORPUS, edit_json, edit_tensors, make_adapter, make_base
 
@@ -35,16 +36,6 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # What names the run, and what llama.cpp's converter reads from folder names and PEFT's README.
 UNLIKE = ("kormed.", "general.name", "general.base_model.", "general.tags", "GGUF.kv_count")
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return make_base(tmp_path / "base")
-
-
-@pytest.fixture
-def adapter(base: Path, tmp_path: Path) -> Path:
-    return make_adapter(base, tmp_path / "adapter")
 
 
 def in_type(adapter: Path, dtype: torch.dtype) -> None:
@@ -73,18 +64,6 @@ def log_probabilities(model: Path, adapter: Path | None = None) -> npt.NDArray[n
 
 def divergence(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
-
-
-def keys(path: Path) -> dict[str, Any]:
-    fields = gguf.GGUFReader(path).fields
-    return {name: (field.types, field.contents()) for name, field in fields.items()}
-
-
-def tensors(path: Path) -> dict[str, tuple[Any, list[int], bytes]]:
-    return {
-        t.name: (t.tensor_type, t.shape.tolist(), t.data.tobytes())
-        for t in gguf.GGUFReader(path).tensors
-    }
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -4,7 +4,14 @@ import pytest
 from scripted_model import ANSWER
 from tiny_models import edit_json, make_adapter
 
-from eval.arms import HuggingFaceArms, answer_with_gguf, choose_arms, gguf_files
+from eval.arms import (
+    NF4_ARMS,
+    HuggingFaceArms,
+    answer_with_gguf,
+    choose_arms,
+    gguf_files,
+    merged_folder,
+)
 from eval.protocol import Protocol, kit
 from kormed_edge.errors import EvalError
 from kormed_edge.manifest import MANIFEST, new_manifest, write_json
@@ -91,14 +98,18 @@ def test_merged_folder_answers_like_the_model_in_it(scripted_base: Path) -> None
     assert {p["output"] for p in merged.answer("merged", RECORDS, kit(32), 3)} == {ANSWER}
 
 
+def export_to(folder: Path, **settings: str | None) -> Path:
+    manifest = new_manifest(
+        folder, stage="gguf", run="r", seconds=0, inputs={}, base=None, seed=None,
+        settings={"models": {"bf16": "r-bf16.gguf", "Q8_0": "r-Q8_0.gguf"}, **settings},
+    )  # fmt: skip
+    write_json(folder / MANIFEST, manifest.model_dump())
+    return folder
+
+
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    manifest = new_manifest(
-        tmp_path, stage="gguf", run="r", seconds=0, inputs={}, base=None, seed=None,
-        settings={"models": {"bf16": "r-bf16.gguf", "Q8_0": "r-Q8_0.gguf"}},
-    )  # fmt: skip
-    write_json(tmp_path / MANIFEST, manifest.model_dump())
-    return tmp_path
+    return export_to(tmp_path, merged=None)
 
 
 def test_arms_of_a_run_are_the_models_of_its_manifest(exported: Path) -> None:
@@ -108,9 +119,10 @@ def test_arms_of_a_run_are_the_models_of_its_manifest(exported: Path) -> None:
     assert choose_arms(["gguf:Q8_0"], exported) == ["gguf:Q8_0"]
 
 
-def test_merged_folder_is_an_arm_where_the_export_kept_it(exported: Path) -> None:
-    (exported / "hf").mkdir()
-    assert choose_arms(None, exported)[:3] == ["base", "adapter", "merged"]
+def test_merged_folder_is_an_arm_where_the_export_kept_it(tmp_path: Path) -> None:
+    exported = export_to(tmp_path, merged="hf")
+    assert merged_folder(exported) == exported / "hf"
+    assert choose_arms(None, exported) == [*NF4_ARMS, "merged", "gguf:bf16", "gguf:Q8_0"]
 
 
 def test_arm_that_the_run_lacks_is_named(exported: Path) -> None:

@@ -23,7 +23,6 @@ from eval.benchmark import (
     TASK,
     cut_at_stop,
     extract_letter,
-    lm_eval_correct,
     lm_eval_prompt,
     read_lm_eval,
     sample,
@@ -68,7 +67,7 @@ def test_a_question_without_five_options_is_refused() -> None:
     with pytest.raises(EvalError, match="q: 4 options"):
         lm_eval_prompt(record)
     with pytest.raises(EvalError, match="q: 4 options"):
-        lm_eval_correct("C", record)
+        score_benchmark([make_prediction(record, "C", "stop", 1, 0.1)])
 
 
 READ = [
@@ -136,12 +135,14 @@ def test_the_filter_alone_prefers_a_letter_with_a_full_stop() -> None:
     ("output", "right"), [("c", True), ("C. x", True), ("B", False), ("3", False), ("", False)]
 )
 def test_an_item_is_right_if_the_letter_is(output: str, right: bool) -> None:
-    assert lm_eval_correct(output, question(right=3)) is right
+    scores = score_benchmark([make_prediction(question(right=3), output, "stop", 1, 0.1)])
+    assert scores["overall"]["lm_eval"]["value"] == right
 
 
 def test_a_record_without_a_right_option_has_no_score() -> None:
-    with pytest.raises(EvalError, match="q: the answer names no option"):
-        lm_eval_correct("C", replace(question(), answer="메타콜린 검사"))
+    record = replace(question(), answer="메타콜린 검사")
+    with pytest.raises(EvalError, match="q: the reference answer names none"):
+        score_benchmark([make_prediction(record, "C", "stop", 1, 0.1)])
 
 
 def test_a_sample_depends_on_ids_and_seed_only() -> None:
@@ -259,3 +260,13 @@ def test_lm_evals_task_file_states_the_same_prompt_and_limits(task: Path) -> Non
     assert (tuple(limits["until"]), limits["max_gen_toks"]) == (STOPS, MAX_TOKENS)
     assert f"kormedmcqa {stated['metadata']['version']}" in TASK
     assert {"num_fewshot", "description", "gen_prefix"}.isdisjoint(stated)
+
+
+def test_likeliest_option_is_scored_where_probabilities_are() -> None:
+    rows = [
+        make_prediction(question(f"q{i}", right=3), "", "stop", 1, 0.1, [0.1, 0.1, p, 0.1, 0.3])
+        for i, p in enumerate((0.4, 0.4, 0.2))
+    ]
+    likelihood = score_benchmark(rows)["overall"]["likelihood"]
+    assert (likelihood["value"], likelihood["n"], likelihood["unread"]) == (2 / 3, 3, 0)
+    assert "likelihood" not in score_benchmark([rows[0] | {"option_probabilities": []}])["overall"]

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 import torch
+from drift import compare_with_hf
+from gguf_file import keys, tensors
 from tiny_models import edit_json, edit_tensors, make_adapter, make_base
 
 from export.convert import Provenance, write_gguf
-from export.parity import compare_with_hf
 from kormed_edge.errors import BaseModelError, ExportError
 
 GIVEN = Provenance(
@@ -69,18 +69,6 @@ for folder, target, pre in json.loads(sys.argv[2]):
     sys.argv = ["convert", folder, "--outtype", "bf16", "--outfile", target]
     convert_hf_to_gguf.main()
 """
-
-
-def keys(path: Path) -> dict[str, Any]:
-    fields = gguf.GGUFReader(path).fields
-    return {name: (field.types, field.contents()) for name, field in fields.items()}
-
-
-def tensors(path: Path) -> dict[str, tuple[Any, list[int], bytes]]:
-    return {
-        t.name: (t.tensor_type, t.shape.tolist(), t.data.tobytes())
-        for t in gguf.GGUFReader(path).tensors
-    }
 
 
 @pytest.mark.parametrize("name", MODELS)

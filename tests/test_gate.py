@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from eval.gate import Check, Verdict, decide, items_needed
+from eval.checks import items_needed
+from eval.gate import decide
+from eval.verdict import Check, Verdict
 from kormed_edge.config import Thresholds
 
 QUESTION = "가장 적절한 검사는?\n1) 심전도\n2) 흉부 엑스선\n3) 초음파\n4) 뇌파\n5) 내시경"

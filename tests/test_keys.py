@@ -14,11 +14,6 @@ NOBODY = Provenance(name="tiny", run="r", version="0", prompt="p")
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return make_base(tmp_path / "base")
-
-
-@pytest.fixture
 def path(base: Path, tmp_path: Path) -> Path:
     return write_gguf(base, None, tmp_path / "tiny.gguf", NOBODY).path
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import edit_json, edit_tensors, load, make_adapter, make_base
+from tiny_models import edit_json, edit_tensors, load, make_adapter
 
 from export.checkpoint import Checkpoint
 from export.merge import LoraDelta, is_nf4, through_nf4
@@ -14,16 +14,6 @@ from kormed_edge.errors import ExportError
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 LORA_A = f"base_model.model.{Q_PROJ}.lora_A.weight"
 LORA_B = f"base_model.model.{Q_PROJ}.lora_B.weight"
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return make_base(tmp_path / "base")
-
-
-@pytest.fixture
-def adapter(base: Path, tmp_path: Path) -> Path:
-    return make_adapter(base, tmp_path / "adapter")
 
 
 def opened(adapter: Path, base: Path) -> LoraDelta:

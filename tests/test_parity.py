@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drift import compare_logits, compare_with_hf
 from tiny_models import edit_json, load, make_base, rewrite_gguf
 from transformers import AutoTokenizer
 
@@ -19,8 +20,6 @@ from export.parity import (
     check_generation,
     check_logits,
     check_tokens,
-    compare_logits,
-    compare_with_hf,
     limits_of,
     parity_report,
 )
@@ -106,13 +105,13 @@ def test_other_vocabulary_is_refused(written: WrittenGguf, tmp_path: Path) -> No
 
 def test_nothing_to_compare_is_an_error(written: WrittenGguf) -> None:
     with pytest.raises(ExportError, match="nothing to compare"):
-        compare_logits(written.path, written.path, [])
+        compare_logits(written.path, written.path, [], 6)
 
 
 def test_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_bytes(b"GGUF")
     with pytest.raises(ExportError, match=r"cannot load .*no\.gguf"):
-        compare_logits(tmp_path / "no.gguf", tmp_path / "no.gguf", PROMPTS)
+        compare_logits(tmp_path / "no.gguf", tmp_path / "no.gguf", PROMPTS, 6)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ from click.testing import CliRunner, Result
 from tiny_models import make_base
 
 from eval import protocol
+from eval.answering import answer_all
 from eval.arms import HuggingFaceArms, choose_arms
 from kormed_edge.cli import main
 from kormed_edge.errors import KormedError
 from kormed_edge.manifest import manifest_hash, read_manifest
+from kormed_edge.records import read_records
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -214,6 +216,25 @@ def test_both_merges_and_the_merged_folder_are_arms(copied: Path, base: Path) ->
     assert {"adapter.gguf", "imatrix.gguf", "hf/model.safetensors"} <= names
     parity = json.loads((copied / "gguf" / "parity.json").read_text(encoding="utf-8"))
     assert set(parity["imatrix"]["mean_kld"]["Q8_0"]) == {"with", "without"}
+    assert_each_arm_is_answered_by_its_model(copied)
+
+
+def assert_each_arm_is_answered_by_its_model(run: Path) -> None:
+    """In an order in which one model follows another."""
+    used = {}
+    answer = HuggingFaceArms.answer
+
+    def noted(self: HuggingFaceArms, arm: str, *others: Any) -> Any:
+        used[arm] = type(self.model).__name__.startswith("Peft")
+        return answer(self, arm, *others)
+
+    records = read_records(run / "data" / "test.jsonl")[:1]
+    (run / "answers").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HuggingFaceArms, "answer", noted)
+        arms = ("merged", "adapter", "base")
+        answer_all(run, arms, records, protocol.kit(2), run / "answers", batch_size=1)
+    assert used == {"merged": False, "adapter": True, "base": True}
 
 
 def test_export_that_fails_parity_is_marked_as_failed(copied: Path, base: Path) -> None:
@@ -227,6 +248,8 @@ def test_export_that_fails_parity_is_marked_as_failed(copied: Path, base: Path) 
     assert not any(name.endswith(".gguf") for name in failed)
     parity = json.loads((copied / "gguf.failed" / "parity.json").read_text(encoding="utf-8"))
     assert parity["passed"] is False
+    assert kormed(copied.parent, "export", base=base).exit_code == 0
+    assert not (copied / "gguf.failed").exists()
 
 
 def test_unknown_type_stops_an_export_before_it_writes(copied: Path, base: Path) -> None:

@@ -15,16 +15,6 @@ NOBODY = Provenance(name="tiny", run="r", version="0", prompt="p")
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return make_base(tmp_path / "base")
-
-
-@pytest.fixture
-def adapter(base: Path, tmp_path: Path) -> Path:
-    return make_adapter(base, tmp_path / "adapter")
-
-
-@pytest.fixture
 def written(base: Path, tmp_path: Path) -> WrittenGguf:
     return write_gguf(base, None, tmp_path / "tiny.gguf", NOBODY)
 

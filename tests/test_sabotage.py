@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from drift import compare_with_hf
 from tiny_models import edit_json, make_adapter, make_base, rewrite_gguf
 
 from export import architectures, logits, parity
 from export.convert import Provenance, write_gguf
 from export.keys import check_keys
 from export.merge import LoraDelta
-from export.parity import check_generation, check_logits, check_tokens, compare_with_hf, limits_of
+from export.parity import check_generation, check_logits, check_tokens, limits_of
 from export.readback import Check, check_file, check_weights
 from kormed_edge.errors import ExportError
 from kormed_edge.manifest import Manifest, check_files, new_manifest
