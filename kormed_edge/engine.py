@@ -1,5 +1,6 @@
 """The engine: one GGUF answered by llama.cpp, the same for `eval`, `ask` and the service."""
 
+import asyncio
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,13 @@ from types import TracebackType
 from unicodedata import normalize
 
 from kormed_edge.errors import EngineError
-from kormed_edge.generation import Generation, Job
+from kormed_edge.generation import AsyncGeneration, Generation, Job
 from kormed_edge.llama_context import LlamaContext
 from kormed_edge.llama_model import LlamaModel
 from kormed_edge.manifest import MANIFEST, read_manifest, sha256_file
 from kormed_edge.memory_plan import MemoryPlan, ModelShape, plan_memory
 from kormed_edge.prompts import END, START, Message
-from kormed_edge.request import Request, TokenLogprob
+from kormed_edge.request import EngineStatus, Request, TokenLogprob
 from kormed_edge.sampling import Sampler
 from kormed_edge.scheduler import Scheduler
 
@@ -53,12 +54,14 @@ class Engine:
         gpu_layers: int | None = None,
         adapters: Mapping[str, Path] = {},
         reuse: bool = True,
+        queue: int | None = None,
     ) -> None:
         """Load a GGUF, and LoRA GGUFs by the name that requests give them.
 
         `context` is in tokens for each slot, `threads` None takes all cores, `gpu_layers` None as
         many as fit. `reuse` False computes every prompt whole: with one slot the answers are then
-        the same to the last bit in whatever order they are asked for. Raises `EngineError` when
+        the same to the last bit in whatever order they are asked for. `queue` is how many requests
+        may wait for a slot, None any number. Raises `EngineError` when
         llama.cpp cannot load a file or memory does not suffice. Files are not verified here:
         `verify_model` does that for models and adapters alike.
         """
@@ -77,12 +80,14 @@ class Engine:
             gpu_layers=gpu_layers,
         )
         self._model = LlamaModel(model, adapters, gpu_layers=self.memory.gpu_layers)
-        self._scheduler = self._make_scheduler(slots, threads, reuse)
+        self._scheduler = self._make_scheduler(slots, threads, reuse, queue)
         self._scheduler.start()
         # Also at the interpreter's end, when a thread inside llama.cpp would bring it down.
         self._close = weakref.finalize(self, Scheduler.close, self._scheduler)
 
-    def _make_scheduler(self, slots: int, threads: int | None, reuse: bool) -> Scheduler:
+    def _make_scheduler(
+        self, slots: int, threads: int | None, reuse: bool, queue: int | None
+    ) -> Scheduler:
         cores = threads or len(os.sched_getaffinity(0))
         try:
             context = LlamaContext(
@@ -98,7 +103,7 @@ class Engine:
         chunk = CHUNK["gpu" if self.memory.gpu_layers else "cpu"]
         return Scheduler(
             self._model, context, slots=slots, room=self.context, batch=BATCH, chunk=chunk,
-            reuse=reuse,
+            reuse=reuse, queue=queue,
         )  # fmt: skip
 
     def __enter__(self) -> "Engine":
@@ -158,8 +163,22 @@ class Engine:
         """Put a request in the queue. Iterate over what this gives for the pieces of the answer.
 
         The answer ends at `max_tokens`, and where the context ends. An adapter, grammar or bias
-        that is not valid raises `EngineError` here, before the first piece is asked for.
+        that is not valid raises `EngineError` here, before the first piece is asked for; so does
+        a full queue, `EngineBusyError`.
         """
+        job = self._make_job(request)
+        generation = Generation(job, self)
+        self._scheduler.submit(job)
+        return generation
+
+    def submit_async(self, request: Request, loop: asyncio.AbstractEventLoop) -> AsyncGeneration:
+        """As `submit`, for a coroutine of `loop` to iterate over. Any thread may call it."""
+        job = self._make_job(request)
+        generation = AsyncGeneration(job, self, loop)
+        self._scheduler.submit(job)
+        return generation
+
+    def _make_job(self, request: Request) -> Job:
         if request.adapter is not None and request.adapter not in self._model.adapters:
             raise EngineError(
                 f"adapter {request.adapter!r} is not loaded",
@@ -168,9 +187,11 @@ class Engine:
             )
         self._require_room(len(request.ids))
         self._require_known(request.ids)
-        job = Job(request, Sampler(request.sampling, self._model))
-        self._scheduler.submit(job)
-        return Generation(job, self)
+        return Job(request, Sampler(request.sampling, self._model))
+
+    def status(self) -> EngineStatus:
+        """How many slots answer, how many requests wait, and how full the cache is."""
+        return self._scheduler.status()
 
     def _require_known(self, ids: Sequence[int]) -> None:
         if min(ids) < 0 or max(ids) >= self._model.vocabulary:
@@ -204,7 +225,7 @@ class Engine:
         was comes with it, from the same reading of the prompt. Raises `EngineError` for options
         that begin with the same token.
         """
-        tokens = self._first_tokens(options) if options else ()
+        tokens = self.option_tokens(options) if options else ()
         request = Request(tuple(ids), max_tokens, stop=tuple(stop), adapter=adapter, options=tokens)
         generation = self.submit(request)
         pieces = list(generation)
@@ -227,12 +248,13 @@ class Engine:
         Nothing is generated. Options are told apart by their first tokens; `EngineError` when two
         begin with the same one.
         """
-        tokens = self._first_tokens(options)
+        tokens = self.option_tokens(options)
         generation = self.submit(Request(tuple(ids), 0, adapter=adapter, options=tokens))
         list(generation)
         return _among_each_other(generation.options)
 
-    def _first_tokens(self, options: Sequence[str]) -> tuple[int, ...]:
+    def option_tokens(self, options: Sequence[str]) -> tuple[int, ...]:
+        """First tokens of options, for `Request.options`; `EngineError` when two are the same."""
         firsts = tuple(self._model.tokenize(option, special=False)[:1] for option in options)
         tokens = tuple(first[0] for first in firsts if first)
         if not options or len(set(tokens)) < len(options):

@@ -57,3 +57,7 @@ class EvalError(KormedError):
 
 class EngineError(KormedError):
     """llama.cpp cannot load or run the model."""
+
+
+class EngineBusyError(EngineError):
+    """The queue is full: the same request may be given again later."""

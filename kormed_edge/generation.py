@@ -1,6 +1,8 @@
 """A request under way: the caller's end of it, and what that shares with the scheduler."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,15 @@ if TYPE_CHECKING:
     from kormed_edge.sampling import Sampler
 
 
+Outcome = Piece | EngineError
+
+
 class Job:
     """What the caller's thread and the scheduler's share of a request."""
+
+    deliver: Callable[[Outcome], None]
+    """Called by the scheduler's thread with every piece, and at last with an error or a piece that
+    has a finish reason."""
 
     def __init__(self, request: Request, sampler: "Sampler") -> None:
         self.request = request
@@ -21,15 +30,10 @@ class Job:
         self.cached_tokens = 0
         self.completion_tokens = 0
         self.options: tuple[TokenLogprob, ...] = ()
-        self.pieces: SimpleQueue[Piece | EngineError] = SimpleQueue()
 
 
-class Generation(Iterator[Piece]):
-    """The pieces of an answer as they come; dropping or closing it cancels the request.
-
-    Iterating raises `EngineError` when the request fails. One thread at a time may iterate; any
-    may cancel.
-    """
+class _Generation:
+    """What both kinds of generation share: cancelling, and what is known about the request."""
 
     def __init__(self, job: Job, keep: object) -> None:
         """`keep` stays alive as long as this does: the engine."""
@@ -37,15 +41,12 @@ class Generation(Iterator[Piece]):
         self._keep = keep
         self._ended = False
 
-    def __next__(self) -> Piece:
-        if self._ended:
-            raise StopIteration
-        piece = self._job.pieces.get()
-        if isinstance(piece, EngineError):
+    def _take(self, outcome: Outcome) -> Piece:
+        if isinstance(outcome, EngineError):
             self._ended = True
-            raise piece
-        self._ended = piece.finish_reason is not None
-        return piece
+            raise outcome
+        self._ended = outcome.finish_reason is not None
+        return outcome
 
     def cancel(self) -> None:
         """Give the slot back before the next step; a piece with "cancelled" ends the answer."""
@@ -77,3 +78,41 @@ class Generation(Iterator[Piece]):
     def completion_tokens(self) -> int:
         """Tokens generated so far, without the end token."""
         return self._job.completion_tokens
+
+
+class Generation(_Generation, Iterator[Piece]):
+    """The pieces of an answer as they come; dropping or closing it cancels the request.
+
+    Iterating raises `EngineError` when the request fails. One thread at a time may iterate; any
+    may cancel.
+    """
+
+    def __init__(self, job: Job, keep: object) -> None:
+        super().__init__(job, keep)
+        self._pieces: SimpleQueue[Outcome] = SimpleQueue()
+        job.deliver = self._pieces.put
+
+    def __next__(self) -> Piece:
+        if self._ended:
+            raise StopIteration
+        return self._take(self._pieces.get())
+
+
+class AsyncGeneration(_Generation, AsyncIterator[Piece]):
+    """As `Generation`, for a coroutine: waiting for a piece holds no thread."""
+
+    def __init__(self, job: Job, keep: object, loop: asyncio.AbstractEventLoop) -> None:
+        """`loop` is the one whose coroutine iterates; this may be made in another thread."""
+        super().__init__(job, keep)
+        self._loop = loop
+        self._pieces: asyncio.Queue[Outcome] = asyncio.Queue()
+        job.deliver = self._deliver
+
+    def _deliver(self, outcome: Outcome) -> None:
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._pieces.put_nowait, outcome)
+
+    async def __anext__(self) -> Piece:
+        if self._ended:
+            raise StopAsyncIteration
+        return self._take(await self._pieces.get())

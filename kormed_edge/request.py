@@ -88,6 +88,22 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@dataclass(frozen=True)
+class EngineStatus:
+    """What an engine is doing."""
+
+    slots: int
+    busy: int
+    """Slots that answer a request."""
+    waiting: int
+    """Requests without a slot."""
+    kv_used: int
+    """Tokens whose keys and values are held, those kept for reuse too; a beginning that slots
+    share counts once for each."""
+    kv_size: int
+    """Tokens that all slots can hold together."""
+
+
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # false for NaN too
         raise EngineError(f"{name} is {value}", f"from {low} to {high}", f"give another {name}")

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from itertools import count
 from queue import Empty, SimpleQueue
 
-from kormed_edge.errors import EngineError
+from kormed_edge.errors import EngineBusyError, EngineError
 from kormed_edge.generation import Job
 from kormed_edge.llama_context import LlamaContext, Run
 from kormed_edge.llama_model import LlamaModel
-from kormed_edge.request import FinishReason, Piece
+from kormed_edge.request import EngineStatus, FinishReason, Piece
 from kormed_edge.sampling import log_probabilities, token_logprob
 from kormed_edge.slots import Slot, Work, choose_slot, common_prefix, shared_prefix
 from kormed_edge.text_stream import TextStream
@@ -31,9 +31,11 @@ class Scheduler:
 
     def __init__(
         self, model: LlamaModel, context: LlamaContext, *, slots: int, room: int, batch: int,
-        chunk: int, reuse: bool,
+        chunk: int, reuse: bool, queue: int | None = None,
     ) -> None:  # fmt: skip
         self.steps = 0
+        self._under_way = 0  # submitted and not ended, in a slot or not
+        self._most = None if queue is None else slots + queue
         self._model, self._context = model, context
         self._slots = [Slot(index) for index in range(slots)]
         self._room, self._batch, self._chunk, self._reuse = room, batch, chunk, reuse
@@ -56,7 +58,24 @@ class Scheduler:
             if self._closed:
                 job.sampler.close()
                 raise EngineError("the engine was closed", "an open one", "load the model again")
+            if self._most is not None and self._under_way >= self._most:
+                job.sampler.close()
+                raise EngineBusyError(
+                    f"{self._under_way} requests are under way", "fewer", "ask again in a moment"
+                )
+            self._under_way += 1
             self._inbox.put(job)
+
+    def status(self) -> EngineStatus:
+        """What goes on at this moment; exact only while nothing changes."""
+        busy = len(self._busy())
+        return EngineStatus(
+            slots=len(self._slots),
+            busy=busy,
+            waiting=max(0, self._under_way - busy),
+            kv_used=sum(len(slot.tokens) for slot in self._slots),
+            kv_size=self._room * len(self._slots),
+        )
 
     def close(self) -> None:
         """End all requests with an error and free everything; waits for the step under way."""
@@ -100,7 +119,7 @@ class Scheduler:
             if (job := self._inbox.get()) is not None:
                 self._waiting.append(job)
         for job in self._waiting:
-            _end(job, error)
+            self._end(job, error)
 
     def _busy(self) -> list[Slot]:
         return [slot for slot in self._slots if slot.work is not None]
@@ -118,7 +137,7 @@ class Scheduler:
                 self._finish(slot, "cancelled")
         for job in [job for job in self._waiting if job.cancelled]:
             self._waiting.remove(job)
-            _end(job, Piece("", "cancelled"))
+            self._end(job, Piece("", "cancelled"))
 
     def _admit(self) -> None:
         while self._waiting:
@@ -238,23 +257,24 @@ class Scheduler:
             return
         work.pending, work.speaking = [token], True
         if text:
-            work.job.pieces.put(Piece(text, None, tuple(work.logprobs)))
+            work.job.deliver(Piece(text, None, tuple(work.logprobs)))
             work.logprobs = []
 
     def _finish(self, slot: Slot, reason: FinishReason, text: str = "") -> None:
         work, slot.work = slot.work, None
         if work is not None:
-            _end(work.job, Piece(text + work.text.finish(), reason, tuple(work.logprobs)))
+            self._end(work.job, Piece(text + work.text.finish(), reason, tuple(work.logprobs)))
 
     def _fail(self, slot: Slot, error: EngineError) -> None:
         work, slot.work = slot.work, None
         if work is not None:
-            _end(work.job, error)
+            self._end(work.job, error)
 
-
-def _end(job: Job, last: Piece | EngineError) -> None:
-    job.sampler.close()
-    job.pieces.put(last)
+    def _end(self, job: Job, last: Piece | EngineError) -> None:
+        job.sampler.close()
+        with self._lock:
+            self._under_way -= 1
+        job.deliver(last)
 
 
 def _adapter(slot: Slot) -> str | None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from kormed_edge.errors import EngineError
+from kormed_edge.errors import EngineBusyError, EngineError
 from kormed_edge.generation import Generation, Job
 from kormed_edge.llama_context import Run
-from kormed_edge.request import Request
+from kormed_edge.request import EngineStatus, Request
 from kormed_edge.scheduler import TURN, Scheduler
 
 END = 0
@@ -86,8 +86,9 @@ class Loop:
     def add(self, ids: Iterable[int], max_tokens: int = 3, **wanted: Any) -> Generation:
         said: Any = Script(wanted.pop("says", count(500)))
         self.job = Job(Request(tuple(ids), max_tokens, **wanted), said)
+        generation = Generation(self.job, None)
         self.scheduler.submit(self.job)
-        return Generation(self.job, None)
+        return generation
 
 
 @pytest.fixture
@@ -267,3 +268,28 @@ def test_sampler_of_every_request_is_freed(loop: Make) -> None:
     made.scheduler.start()
     made.scheduler.close()
     assert [sampler.closed for sampler in samplers] == [True] * 3
+
+
+def test_full_queue_refuses_and_takes_again_when_one_has_ended(loop: Make) -> None:
+    made = loop(slots=1, queue=1)
+    first, second = made.add([1], 1), made.add([2], 1)
+    with pytest.raises(EngineBusyError, match="2 requests are under way"):
+        made.add([3], 1)
+    assert made.job.sampler.closed  # type: ignore[attr-defined]
+    made.scheduler.start()
+    assert (text(first)[1], text(second)[1]) == ("length", "length")
+    assert text(made.add([3], 1))[1] == "length"
+
+
+def test_status_counts_slots_queue_and_cache(loop: Make) -> None:
+    made = loop(slots=1, room=8)
+    seen: list[EngineStatus] = []
+    made.context.on_step = lambda _: seen.append(made.scheduler.status())
+    answers = [made.add([1, 2, 3], 1), made.add([7, 8], 1)]
+    made.scheduler.start()
+    for answer in answers:
+        list(answer)
+    assert seen[0] == EngineStatus(slots=1, busy=1, waiting=1, kv_used=0, kv_size=8)
+    assert seen[1] == EngineStatus(slots=1, busy=1, waiting=0, kv_used=0, kv_size=8)
+    after = made.scheduler.status()
+    assert (after.busy, after.waiting, after.kv_used) == (0, 0, 2)
