@@ -3,7 +3,7 @@
 import asyncio
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, fsum
 from pathlib import Path
@@ -55,13 +55,15 @@ class Engine:
         adapters: Mapping[str, Path] = {},
         reuse: bool = True,
         queue: int | None = None,
+        on_end: Callable[[Job], None] | None = None,
     ) -> None:
         """Load a GGUF, and LoRA GGUFs by the name that requests give them.
 
         `context` is in tokens for each slot, `threads` None takes all cores, `gpu_layers` None as
         many as fit. `reuse` False computes every prompt whole: with one slot the answers are then
         the same to the last bit in whatever order they are asked for. `queue` is how many requests
-        may wait for a slot, None any number. Raises `EngineError` when
+        may wait for a slot, None any number. `on_end` is called by the engine's thread with every
+        request that has ended, and must not fail. Raises `EngineError` when
         llama.cpp cannot load a file or memory does not suffice. Files are not verified here:
         `verify_model` does that for models and adapters alike.
         """
@@ -80,14 +82,15 @@ class Engine:
             gpu_layers=gpu_layers,
         )
         self._model = LlamaModel(model, adapters, gpu_layers=self.memory.gpu_layers)
-        self._scheduler = self._make_scheduler(slots, threads, reuse, queue)
+        self._scheduler = self._make_scheduler(slots, threads, reuse, queue, on_end)
         self._scheduler.start()
         # Also at the interpreter's end, when a thread inside llama.cpp would bring it down.
         self._close = weakref.finalize(self, Scheduler.close, self._scheduler)
 
     def _make_scheduler(
-        self, slots: int, threads: int | None, reuse: bool, queue: int | None
-    ) -> Scheduler:
+        self, slots: int, threads: int | None, reuse: bool, queue: int | None,
+        on_end: Callable[[Job], None] | None,
+    ) -> Scheduler:  # fmt: skip
         cores = threads or len(os.sched_getaffinity(0))
         try:
             context = LlamaContext(
@@ -103,7 +106,7 @@ class Engine:
         chunk = CHUNK["gpu" if self.memory.gpu_layers else "cpu"]
         return Scheduler(
             self._model, context, slots=slots, room=self.context, batch=BATCH, chunk=chunk,
-            reuse=reuse, queue=queue,
+            reuse=reuse, queue=queue, on_end=on_end,
         )  # fmt: skip
 
     def __enter__(self) -> "Engine":

@@ -1,6 +1,7 @@
 """A request under way: the caller's end of it, and what that shares with the scheduler."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
@@ -27,6 +28,10 @@ class Job:
         self.request = request
         self.sampler = sampler
         self.cancelled = False
+        # Seconds of time.monotonic(); None as long as it has not happened.
+        self.submitted = time.monotonic()
+        self.first_token: float | None = None
+        self.ended: float | None = None
         self.cached_tokens = 0
         self.completion_tokens = 0
         self.options: tuple[TokenLogprob, ...] = ()

@@ -1,7 +1,8 @@
 """Continuous batching: one thread owns the context, and every step serves all who are there."""
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from itertools import count
 from queue import Empty, SimpleQueue
 
@@ -32,10 +33,12 @@ class Scheduler:
     def __init__(
         self, model: LlamaModel, context: LlamaContext, *, slots: int, room: int, batch: int,
         chunk: int, reuse: bool, queue: int | None = None,
+        on_end: Callable[[Job], None] | None = None,
     ) -> None:  # fmt: skip
         self.steps = 0
         self._under_way = 0  # submitted and not ended, in a slot or not
         self._most = None if queue is None else slots + queue
+        self._on_end = on_end
         self._model, self._context = model, context
         self._slots = [Slot(index) for index in range(slots)]
         self._room, self._batch, self._chunk, self._reuse = room, batch, chunk, reuse
@@ -246,6 +249,7 @@ class Scheduler:
             self._finish(slot, "stop")
             return
         work.job.completion_tokens += 1
+        work.job.first_token = work.job.first_token or time.monotonic()
         if request.logprobs is not None:
             log_probs = log_probabilities(self._context.logits(row))
             entry = token_logprob(log_probs, token, request.logprobs, self._model)
@@ -274,6 +278,9 @@ class Scheduler:
         job.sampler.close()
         with self._lock:
             self._under_way -= 1
+        job.ended = time.monotonic()
+        if self._on_end:
+            self._on_end(job)
         job.deliver(last)
 
 

@@ -293,3 +293,17 @@ def test_status_counts_slots_queue_and_cache(loop: Make) -> None:
     assert seen[1] == EngineStatus(slots=1, busy=1, waiting=0, kv_used=0, kv_size=8)
     after = made.scheduler.status()
     assert (after.busy, after.waiting, after.kv_used) == (0, 0, 2)
+
+
+def test_every_ended_request_is_told_with_its_times(loop: Make) -> None:
+    ended: list[Job] = []
+    made = loop(slots=1, on_end=ended.append)
+    answers = [made.add([1, 2], 2), made.add([3], 9, says=[END])]
+    made.scheduler.start()
+    for answer in answers:
+        list(answer)
+    spoke, silent = ended
+    assert spoke.first_token is not None
+    assert spoke.ended is not None
+    assert spoke.submitted <= spoke.first_token <= spoke.ended
+    assert (silent.first_token, silent.completion_tokens) == (None, 0)
