@@ -6,7 +6,7 @@ that serves. What `adapter` and `merged` differ in, merging cost; the rest is qu
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,8 +15,10 @@ from eval.predictions import Prediction, make_prediction, option_numbers
 from eval.protocol import Protocol
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EvalError
-from kormed_edge.prompts import END, question_messages
+from kormed_edge.prompt_tokens import PromptTokens, open_tokens
+from kormed_edge.prompts import END, SYSTEM_MESSAGE, question_messages
 from kormed_edge.records import Record
+from kormed_edge.request import Request
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 NF4_ARMS = ("base", "adapter")
 MERGED = "merged"
 GGUF_PREFIX = "gguf:"
+GROUP_BATCHES = 4
+"""A GGUF's items come in groups of so many batches: what a stop can lose, and begins anew."""
 
 
 def gguf_files(folder: Path) -> dict[str, Path]:
@@ -57,33 +61,62 @@ def choose_arms(wanted: Sequence[str] | None, folder: Path) -> list[str]:
 
 
 def answer_with_gguf(
-    model: Path, records: Sequence[Record], protocol: Protocol
+    model: Path, records: Sequence[Record], protocol: Protocol, batch_size: int
 ) -> Iterator[Prediction]:
-    """Answer one by one, each prompt computed whole: a stopped arm that goes on, or one asked in
-    another order, gives the same answers to the last bit."""
-    with Engine(model, reuse=False) as engine:
-        for record in records:
-            started = time.perf_counter()
-            answer = engine.answer(
-                _encode(engine, record, protocol),
-                max_tokens=protocol.max_new_tokens,
-                options=option_numbers(record) if protocol.chat else (),
-                stop=protocol.stop,
-            )
-            yield make_prediction(
-                record,
-                answer.text.strip() if protocol.chat else answer.text,
-                answer.finish_reason,
-                answer.completion_tokens,
-                time.perf_counter() - started,
-                answer.option_probabilities,
+    """Answer `batch_size` items at once, in groups of `GROUP_BATCHES` as many.
+
+    Which tokens llama.cpp computes together can change the last bit of a logit. A group is computed
+    in the same way whatever came before it, and its predictions come together: an arm that was
+    stopped and goes on gives the same answers. With a batch of one, so does any other order.
+    """
+    with open_tokens(model) as tokens:
+        prompts = {record: tuple(_encode(tokens, record, protocol)) for record in records}
+    context = max(map(len, prompts.values())) + protocol.max_new_tokens
+    prefix = [SYSTEM_MESSAGE] if protocol.chat else []
+    with Engine(model, context=context, slots=batch_size, reuse=False, prefix=prefix) as engine:
+        size = batch_size * GROUP_BATCHES
+        for start in range(0, len(records), size):
+            group = records[start : start + size]
+            yield from _answer_group(
+                engine, {record: prompts[record] for record in group}, protocol
             )
 
 
-def _encode(engine: Engine, record: Record, protocol: Protocol) -> list[int]:
+def _answer_group(
+    engine: Engine, prompts: Mapping[Record, tuple[int, ...]], protocol: Protocol
+) -> Iterator[Prediction]:
+    started = time.perf_counter()
+    requests = [
+        Request(
+            ids,
+            protocol.max_new_tokens,
+            stop=protocol.stop,
+            options=_option_tokens(engine, record) if protocol.chat else (),
+        )
+        for record, ids in prompts.items()
+    ]
+    answers = engine.answer_all(requests)
+    seconds = (time.perf_counter() - started) / len(requests)
+    for record, answer in zip(prompts, answers, strict=True):
+        yield make_prediction(
+            record,
+            answer.text.strip() if protocol.chat else answer.text,
+            answer.finish_reason,
+            answer.completion_tokens,
+            seconds,
+            answer.option_probabilities,
+        )
+
+
+def _option_tokens(engine: Engine, record: Record) -> tuple[int, ...]:
+    numbers = option_numbers(record)
+    return engine.option_tokens(numbers) if numbers else ()
+
+
+def _encode(tokens: PromptTokens, record: Record, protocol: Protocol) -> list[int]:
     if protocol.chat:
-        return engine.encode_messages(question_messages(record.question))
-    return engine.encode(protocol.prompt(record))
+        return tokens.of_messages(question_messages(record.question))
+    return tokens.of_text(protocol.prompt(record))
 
 
 class HuggingFaceArms:

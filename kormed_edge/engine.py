@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import exp, fsum
 from pathlib import Path
 from types import TracebackType
-from unicodedata import normalize
+from typing import Any
 
 from kormed_edge.errors import EngineError
 from kormed_edge.generation import AsyncGeneration, Generation, Job
@@ -16,7 +16,8 @@ from kormed_edge.llama_context import LlamaContext
 from kormed_edge.llama_model import LlamaModel
 from kormed_edge.manifest import MANIFEST, read_manifest, sha256_file
 from kormed_edge.memory_plan import MemoryPlan, ModelShape, plan_memory
-from kormed_edge.prompts import END, START, Message
+from kormed_edge.prompt_tokens import PromptTokens
+from kormed_edge.prompts import Message
 from kormed_edge.request import EngineStatus, Request, TokenLogprob
 from kormed_edge.sampling import Sampler
 from kormed_edge.scheduler import Scheduler
@@ -54,14 +55,17 @@ class Engine:
         gpu_layers: int | None = None,
         adapters: Mapping[str, Path] = {},
         reuse: bool = True,
+        prefix: Sequence[Message] = (),
         queue: int | None = None,
         on_end: Callable[[Job], None] | None = None,
     ) -> None:
         """Load a GGUF, and LoRA GGUFs by the name that requests give them.
 
         `context` is in tokens for each slot, `threads` None takes all cores, `gpu_layers` None as
-        many as fit. `reuse` False computes every prompt whole: with one slot the answers are then
-        the same to the last bit in whatever order they are asked for. `queue` is how many requests
+        many as fit. `prefix` are the messages with which prompts begin as a rule: computed once and
+        kept, for requests without an adapter. `reuse` False takes nothing else from one prompt to
+        another: what `answer_all` gives is then the same to the last bit whatever was asked
+        before. `queue` is how many requests
         may wait for a slot, None any number. `on_end` is called by the engine's thread with every
         request that has ended, and must not fail. Raises `EngineError` when
         llama.cpp cannot load a file or memory does not suffice. Files are not verified here:
@@ -76,27 +80,30 @@ class Engine:
         self.memory: MemoryPlan = plan_memory(
             ModelShape.read(model),
             context=context,
-            slots=slots,
+            slots=slots + bool(prefix),
             batch=BATCH,
             adapters=sum(path.stat().st_size for path in adapters.values()),
             gpu_layers=gpu_layers,
         )
         self._model = LlamaModel(model, adapters, gpu_layers=self.memory.gpu_layers)
-        self._scheduler = self._make_scheduler(slots, threads, reuse, queue, on_end)
+        self._tokens = PromptTokens(self._model)
+        self._scheduler = self._make_scheduler(
+            threads, slots=slots, reuse=reuse, queue=queue, on_end=on_end,
+            prefix=tuple(self._tokens.of_turns(prefix)),
+        )  # fmt: skip
         self._scheduler.start()
         # Also at the interpreter's end, when a thread inside llama.cpp would bring it down.
         self._close = weakref.finalize(self, Scheduler.close, self._scheduler)
 
     def _make_scheduler(
-        self, slots: int, threads: int | None, reuse: bool, queue: int | None,
-        on_end: Callable[[Job], None] | None,
-    ) -> Scheduler:  # fmt: skip
+        self, threads: int | None, *, slots: int, prefix: tuple[int, ...], **settings: Any
+    ) -> Scheduler:
         cores = threads or len(os.sched_getaffinity(0))
         try:
             context = LlamaContext(
                 self._model,
-                cells=self.context * slots,
-                sequences=slots,
+                cells=self.context * slots + len(prefix),
+                sequences=slots + bool(prefix),
                 batch=BATCH,
                 threads=cores,
             )
@@ -106,7 +113,7 @@ class Engine:
         chunk = CHUNK["gpu" if self.memory.gpu_layers else "cpu"]
         return Scheduler(
             self._model, context, slots=slots, room=self.context, batch=BATCH, chunk=chunk,
-            reuse=reuse, queue=queue, on_end=on_end,
+            prefix=prefix, **settings,
         )  # fmt: skip
 
     def __enter__(self) -> "Engine":
@@ -128,29 +135,17 @@ class Engine:
         return tuple(self._model.adapters)
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a rendered prompt; `EngineError` when they leave no room for an answer.
-
-        ChatML carries its own start token, so none is added.
-        """
-        ids = self._model.tokenize(prompt, special=True)
+        """Token ids of a rendered prompt; `EngineError` when they leave no room for an answer."""
+        ids = self._tokens.of_text(prompt)
         self._require_room(len(ids))
         return ids
 
     def encode_messages(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation and the start of its answer; `EngineError` as in `encode`.
 
-        They are those of `render_chatml`, but what a message contains is text and nothing else: a
-        special token that a user types does not become one.
+        What a message contains is text and nothing else, as `PromptTokens` says.
         """
-        start, end, line = (
-            self._model.tokenize(text, special=text != "\n") for text in (START, END, "\n")
-        )
-        ids = []
-        for message in messages:
-            # Not cut after the role: a line break and what follows it can be one token.
-            text = f"{message['role']}\n{normalize('NFC', message['content'])}"
-            ids += [*start, *self._model.tokenize(text, special=False), *end, *line]
-        ids += [*start, *self._model.tokenize("assistant\n", special=False)]
+        ids = self._tokens.of_messages(messages)
         self._require_room(len(ids))
         return ids
 
@@ -230,15 +225,17 @@ class Engine:
         """
         tokens = self.option_tokens(options) if options else ()
         request = Request(tuple(ids), max_tokens, stop=tuple(stop), adapter=adapter, options=tokens)
-        generation = self.submit(request)
-        pieces = list(generation)
-        return Answer(
-            "".join(piece.text for piece in pieces),
-            pieces[-1].finish_reason or "stop",
-            generation.prompt_tokens,
-            generation.completion_tokens,
-            _among_each_other(generation.options),
-        )
+        return self.answer_all([request])[0]
+
+    def answer_all(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers to requests that enter together, in their order.
+
+        While nothing else is asked, which tokens llama.cpp computes together depends on them alone.
+        """
+        jobs = [self._make_job(request) for request in requests]
+        generations = [Generation(job, self) for job in jobs]
+        self._scheduler.submit(*jobs)
+        return [_whole(generation) for generation in generations]
 
     def option_probabilities(
         self,
@@ -267,6 +264,17 @@ class Engine:
                 "score them by generating, or number them",
             )
         return tokens
+
+
+def _whole(generation: Generation) -> Answer:
+    pieces = list(generation)
+    return Answer(
+        "".join(piece.text for piece in pieces),
+        pieces[-1].finish_reason or "stop",
+        generation.prompt_tokens,
+        generation.completion_tokens,
+        _among_each_other(generation.options),
+    )
 
 
 def _among_each_other(options: Sequence[TokenLogprob]) -> tuple[float, ...]:

@@ -16,8 +16,18 @@ from kormed_edge.llama_log import llama_log
 class LlamaModel:
     """A GGUF, and LoRA GGUFs by name. Any thread may use it; `close` frees it."""
 
-    def __init__(self, path: Path, adapters: Mapping[str, Path], *, gpu_layers: int = 0) -> None:
-        """Raises `EngineError` when llama.cpp cannot load one of the files."""
+    def __init__(
+        self,
+        path: Path,
+        adapters: Mapping[str, Path],
+        *,
+        gpu_layers: int = 0,
+        vocab_only: bool = False,
+    ) -> None:
+        """Raises `EngineError` when llama.cpp cannot load one of the files.
+
+        `vocab_only` loads the tokenizer and no weights.
+        """
         import llama_cpp
 
         # At its first import llama-cpp-python prints all that llama.cpp says.
@@ -26,16 +36,17 @@ class LlamaModel:
         self.path = path
         self._lock = threading.Lock()
         self._bytes: dict[int, bytes] = {}
-        self.pointer: Any = self._load(gpu_layers)
+        self.pointer: Any = self._load(gpu_layers, vocab_only)
         self.vocab: Any = llama_cpp.llama_model_get_vocab(self.pointer)
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.adapters = {name: self._load_adapter(file) for name, file in adapters.items()}
 
-    def _load(self, gpu_layers: int) -> Any:
+    def _load(self, gpu_layers: int, vocab_only: bool) -> Any:
         import llama_cpp
 
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
+        parameters.vocab_only = vocab_only
         log: list[str] = []
         with llama_log(log.append):
             model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), parameters)

@@ -27,11 +27,11 @@ class Message(TypedDict):
     content: str
 
 
+SYSTEM_MESSAGE: Message = {"role": "system", "content": SYSTEM_PROMPT}
+
+
 def question_messages(question: str) -> list[Message]:
-    return [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": question},
-    ]
+    return [SYSTEM_MESSAGE, {"role": "user", "content": question}]
 
 
 def record_messages(record: Record) -> list[Message]:

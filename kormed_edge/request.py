@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Literal
 
 from kormed_edge.errors import EngineError
@@ -34,6 +35,8 @@ class Sampling:
         _within("min_p", self.min_p, 0, 1)
         _within("repeat_penalty", self.repeat_penalty, 0.01, 10)
         _within("seed", self.seed or 0, 0, 2**32 - 2)  # the last one is llama.cpp's "any"
+        if any(isnan(bias) for bias in self.logit_bias.values()):
+            raise EngineError("a logit_bias is NaN", "a number", "give another logit_bias")
         if self.grammar is not None and self.json_schema is not None:
             raise EngineError("both a grammar and a JSON schema", "one of them", "leave one out")
 

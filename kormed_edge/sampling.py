@@ -33,9 +33,10 @@ class Sampler:
         self._model = model
         self._chain: Any = None
         self._grammar: Any = None
+        self._bias = _bias(sampling, model)
         if sampling.grammar is not None or sampling.json_schema is not None:
             self._grammar = _grammar(sampling, model)
-        if not _is_plain(sampling):
+        if not _is_greedy(sampling) or (self._grammar and sampling.logit_bias):
             self._chain = _chain(sampling, model)
 
     def sample(self, context: LlamaContext, row: int) -> int:
@@ -44,7 +45,16 @@ class Sampler:
             return self._sample_by_grammar(context.logits(row))
         if self._chain is not None:
             return context.sample(self._chain, row)
-        return int(context.logits(row).argmax())
+        return self._best(context.logits(row))
+
+    def _best(self, logits: "NDArray[np.float32]") -> int:
+        """The largest logit with the bias; numpy finds it ten times as fast as a chain."""
+        ids, values = self._bias
+        kept = logits[ids]  # a copy: the logits are read again after this
+        logits[ids] += values
+        token = int(logits.argmax())
+        logits[ids] = kept
+        return token
 
     def _sample_by_grammar(self, logits: "NDArray[np.float32]") -> int:
         import llama_cpp
@@ -136,10 +146,8 @@ def token_logprob(
     return one(token, tuple(one(int(id)) for id in ranked))
 
 
-def _is_plain(sampling: Sampling) -> bool:
-    """Greedy with nothing else: the largest logit, which numpy finds ten times as fast."""
-    greedy = sampling.temperature == 0 and sampling.repeat_penalty == 1
-    return greedy and not sampling.logit_bias
+def _is_greedy(sampling: Sampling) -> bool:
+    return sampling.temperature == 0 and sampling.repeat_penalty == 1
 
 
 def _chain(sampling: Sampling, model: LlamaModel) -> Any:
@@ -147,7 +155,9 @@ def _chain(sampling: Sampling, model: LlamaModel) -> Any:
 
     parts: list[Any] = []
     if sampling.logit_bias:
-        parts.append(_bias(sampling, model))
+        pairs = [llama_cpp.llama_logit_bias(*pair) for pair in sampling.logit_bias.items()]
+        biases = (llama_cpp.llama_logit_bias * len(pairs))(*pairs)
+        parts.append(llama_cpp.llama_sampler_init_logit_bias(model.vocabulary, len(pairs), biases))
     if sampling.repeat_penalty != 1:
         parts.append(
             llama_cpp.llama_sampler_init_penalties(
@@ -170,8 +180,9 @@ def _chain(sampling: Sampling, model: LlamaModel) -> Any:
     return chain
 
 
-def _bias(sampling: Sampling, model: LlamaModel) -> Any:
-    import llama_cpp
+def _bias(sampling: Sampling, model: LlamaModel) -> "tuple[NDArray[np.int64], NDArray[np.float32]]":
+    """Biased tokens, and what is added to their logits."""
+    import numpy as np
 
     outside = [id for id in sampling.logit_bias if not 0 <= id < model.vocabulary]
     if outside:
@@ -180,9 +191,8 @@ def _bias(sampling: Sampling, model: LlamaModel) -> Any:
             f"ids below {model.vocabulary}",
             "take the ids from this model's tokenizer",
         )
-    pairs = [llama_cpp.llama_logit_bias(id, value) for id, value in sampling.logit_bias.items()]
-    biases = (llama_cpp.llama_logit_bias * len(pairs))(*pairs)
-    return llama_cpp.llama_sampler_init_logit_bias(model.vocabulary, len(pairs), biases)
+    bias = sampling.logit_bias
+    return np.array([*bias], np.int64), np.array([*bias.values()], np.float32)
 
 
 def _grammar(sampling: Sampling, model: LlamaModel) -> Any:

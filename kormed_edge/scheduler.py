@@ -26,13 +26,15 @@ class Scheduler:
 
     A step decodes one token of every request that is speaking and then, oldest first, some more
     tokens of the prompts: `chunk` at most while someone speaks, so that nobody waits long for the
-    next token. `reuse` keeps keys and values for prompts that begin alike; without it, one slot
-    computes a prompt in the same way whatever came before, to the last bit.
+    next token. `prefix` is computed before everything else and kept in a sequence of its own, from
+    which prompts that begin with it go on. `reuse` keeps the keys and values of all prompts for
+    those that begin alike; without it, what enters an idle scheduler is computed in the same way
+    whatever came before, to the last bit.
     """
 
     def __init__(
         self, model: LlamaModel, context: LlamaContext, *, slots: int, room: int, batch: int,
-        chunk: int, reuse: bool, queue: int | None = None,
+        chunk: int, reuse: bool, prefix: Sequence[int] = (), queue: int | None = None,
         on_end: Callable[[Job], None] | None = None,
     ) -> None:  # fmt: skip
         self.steps = 0
@@ -41,9 +43,10 @@ class Scheduler:
         self._on_end = on_end
         self._model, self._context = model, context
         self._slots = [Slot(index) for index in range(slots)]
+        self._prefix = Slot(slots, list(prefix))
         self._room, self._batch, self._chunk, self._reuse = room, batch, chunk, reuse
         self._waiting: list[Job] = []
-        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[Job, ...] | None] = SimpleQueue()
         self._arrivals = count()
         self._adapter: str | None = None
         self._turn = 0
@@ -56,18 +59,25 @@ class Scheduler:
         """Begin with what was submitted so far."""
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, *jobs: Job) -> None:
+        """Put jobs in the queue, all before the same step, or none of them."""
         with self._lock:
-            if self._closed:
-                job.sampler.close()
-                raise EngineError("the engine was closed", "an open one", "load the model again")
-            if self._most is not None and self._under_way >= self._most:
-                job.sampler.close()
-                raise EngineBusyError(
-                    f"{self._under_way} requests are under way", "fewer", "ask again in a moment"
-                )
-            self._under_way += 1
-            self._inbox.put(job)
+            try:
+                self._require_room(len(jobs))
+            except EngineError:
+                for job in jobs:
+                    job.sampler.close()
+                raise
+            self._under_way += len(jobs)
+            self._inbox.put(jobs)
+
+    def _require_room(self, jobs: int) -> None:
+        if self._closed:
+            raise EngineError("the engine was closed", "an open one", "load the model again")
+        if self._most is not None and self._under_way + jobs > self._most:
+            raise EngineBusyError(
+                f"{self._under_way} requests are under way", "fewer", "ask again in a moment"
+            )
 
     def status(self) -> EngineStatus:
         """What goes on at this moment; exact only while nothing changes."""
@@ -91,6 +101,7 @@ class Scheduler:
     def _live(self) -> None:
         reason = "the engine was closed"
         try:
+            self._compute_prefix()
             while self._receive():
                 self._step()
         except Exception as error:
@@ -103,24 +114,31 @@ class Scheduler:
             self._context.close()
             self._model.close()
 
+    def _compute_prefix(self) -> None:
+        tokens = self._prefix.tokens
+        for start in range(0, len(tokens), self._batch):
+            run = Run(self._prefix.index, start, tokens[start : start + self._batch], False)
+            status, _ = self._context.decode([run])
+            if status:
+                raise EngineError(f"llama.cpp cannot decode the prefix: status {status}")
+
     def _receive(self) -> bool:
         """Take what has come in, waiting only when there is nothing to do; False at the end."""
         while True:
             idle = not self._waiting and not self._busy()
             try:
-                job = self._inbox.get(block=idle)
+                jobs = self._inbox.get(block=idle)
             except Empty:
                 return True
-            if job is None:
+            if jobs is None:
                 return False
-            self._waiting.append(job)
+            self._waiting += jobs
 
     def _end_all(self, error: EngineError) -> None:
         for slot in self._busy():
             self._fail(slot, error)
         while not self._inbox.empty():
-            if (job := self._inbox.get()) is not None:
-                self._waiting.append(job)
+            self._waiting += self._inbox.get() or ()
         for job in self._waiting:
             self._end(job, error)
 
@@ -143,16 +161,21 @@ class Scheduler:
             self._end(job, Piece("", "cancelled"))
 
     def _admit(self) -> None:
+        if not self._reuse and not self._busy():
+            # Where in the batch or the cache a token lies can change the last bit of an answer.
+            for slot in self._slots:
+                self._context.forget(slot.index)
+            self._slots = [Slot(index) for index in range(len(self._slots))]
         while self._waiting:
             request = self._waiting[0].request
-            slot = choose_slot(self._slots, request.ids, request.adapter)
-            if slot is None:
+            free = choose_slot(self._slots, request.ids, request.adapter)
+            if free is None:
                 return
             job = self._waiting.pop(0)
             left = min(request.max_tokens, self._room - len(request.ids))
             text = TextStream(request.stop)
-            slot.work = Work(job, next(self._arrivals), list(request.ids), left, text)
-            slot.used = self.steps
+            free.work = Work(job, next(self._arrivals), list(request.ids), left, text)
+            free.used = self.steps
 
     def _choose_group(self) -> list[Slot]:
         """The requests of one adapter: all that are decoded together share the context's."""
@@ -184,8 +207,9 @@ class Scheduler:
     def _begin(self, slot: Slot, work: Work, parts: Sequence[tuple[Slot, list[int]]]) -> bool:
         """Keep or copy what the cache has of a prompt; False to wait for what is being computed."""
         ids, adapter = work.job.request.ids, work.job.request.adapter
-        known = {s.index: shared_prefix(s, ids, adapter) if self._reuse else 0 for s in self._slots}
-        donor = max(self._slots, key=lambda s: (known[s.index], s is slot))
+        donors = [*(self._slots if self._reuse else ()), self._prefix]
+        known = {donor.index: shared_prefix(donor, ids, adapter) for donor in donors}
+        donor = max(donors, key=lambda donor: (known[donor.index], donor is slot))
         have = known[donor.index]
         if self._reuse and any(
             min(common_prefix([*other.tokens, *tokens], ids), len(ids) - 1) >= have + WORTH_WAITING

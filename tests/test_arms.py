@@ -72,7 +72,7 @@ def test_multiple_choice_has_the_probability_of_every_option(
         arms.answer("base", [CHOICE], kit(4), 1),
         arms.answer("base", [short, CHOICE], kit(4), 2),
     )
-    llama = answer_with_gguf(scripted_gguf, [short, CHOICE], kit(4))
+    llama = answer_with_gguf(scripted_gguf, [short, CHOICE], kit(4), 2)
     [alone], [padded, without], [without_too, engine] = list(torch), list(mixed), list(llama)
     assert "option_probabilities" not in without | without_too
     for row in (alone, padded, engine):
@@ -88,7 +88,7 @@ def test_answer_that_reaches_the_maximum_is_marked(arms: HuggingFaceArms) -> Non
 
 
 def test_gguf_of_the_base_answers_like_the_base(scripted_gguf: Path) -> None:
-    answers = list(answer_with_gguf(scripted_gguf, RECORDS, kit(32)))
+    answers = list(answer_with_gguf(scripted_gguf, RECORDS, kit(32), 2))
     assert [p["qa_id"] for p in answers] == ["q1", "q3", "q2"]
     assert {(p["output"], p["finish_reason"]) for p in answers} == {(ANSWER, "stop")}
 
@@ -138,7 +138,7 @@ def test_stop_string_ends_an_answer_in_both_engines(
 ) -> None:
     for answers in (
         arms.answer("base", RECORDS, BARE, 3),
-        answer_with_gguf(scripted_gguf, RECORDS, BARE),
+        answer_with_gguf(scripted_gguf, RECORDS, BARE, 2),
     ):
         for answer in answers:
             assert answer["output"] == ANSWER.partition(" ")[0]

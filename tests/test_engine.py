@@ -21,7 +21,13 @@ from kormed_edge.engine import Answer, Engine, verify_model
 from kormed_edge.errors import EngineError
 from kormed_edge.manifest import MANIFEST, new_manifest, write_json
 from kormed_edge.nf4 import load_tokenizer
-from kormed_edge.prompts import Message, question_messages, question_prompt, render_chatml
+from kormed_edge.prompts import (
+    SYSTEM_MESSAGE,
+    Message,
+    question_messages,
+    question_prompt,
+    render_chatml,
+)
 from kormed_edge.request import Request, TokenLogprob
 
 PROMPT = question_prompt("가장 먼저 할 검사는?")
@@ -404,3 +410,32 @@ def test_model_without_a_manifest_needs_the_flag(scripted_gguf: Path) -> None:
     with pytest.raises(EngineError, match="--allow-unverified"):
         verify_model(scripted_gguf)
     assert verify_model(scripted_gguf, allow_unverified=True)
+
+
+def group(engine: Engine, *questions: str) -> list[Request]:
+    options = engine.option_tokens(("1", "2", "3"))
+    asked = [engine.encode_messages(question_messages(question)) for question in questions]
+    return [Request(tuple(ids), 6, options=options) for ids in asked]
+
+
+def test_group_is_answered_the_same_to_the_last_bit_whatever_came_before(base: Path) -> None:
+    with load_random(base, slots=2, reuse=False, prefix=[SYSTEM_MESSAGE]) as engine:
+        wanted = group(engine, "열이 난다 " * 3, "기침", "65세 남자의 가슴 통증은?")
+        first = engine.answer_all(wanted)
+        engine.answer_all(group(engine, "열이 난다 " * 5, "복통", "기침 " * 5, "두통"))
+        assert engine.answer_all(wanted) == first
+
+
+def test_prefix_is_at_hand_for_the_first_prompt_and_changes_no_answer(base: Path) -> None:
+    with load_random(base) as plain:
+        [request] = group(plain, "가장 먼저 할 검사는?")
+        [whole] = plain.answer_all([request])
+    with load_random(base, reuse=False, prefix=[SYSTEM_MESSAGE]) as engine:
+        generation = engine.submit(request)
+        text = "".join(piece.text for piece in generation)
+        assert generation.prompt_tokens > generation.cached_tokens > generation.prompt_tokens // 2
+        assert text == whole.text
+        [answer] = engine.answer_all([request])
+        close = pytest.approx(whole.option_probabilities, abs=1e-2)
+        assert answer.option_probabilities == close
+        assert engine.submit(Request(request.ids[1:], 1)).cached_tokens == 0

@@ -140,3 +140,20 @@ def test_likeliest_tokens_come_first(model: LlamaModel) -> None:
 def test_candidates_are_all_tokens_or_one() -> None:
     logits = np.array([0.5, 2.0, 1.0], np.float32)
     assert (Candidates(logits).best(), Candidates(logits, 2).best()) == (1, 2)
+
+
+def test_bias_does_not_stay_in_the_logits(model: LlamaModel) -> None:
+    context = LlamaContext(model, cells=64, sequences=1, batch=64, threads=1)
+    _, [row] = context.decode([Run(0, 0, PROMPT, True)])
+    before = context.logits(row).copy()
+    sampler = Sampler(Sampling(logit_bias={5: 1000.0}), model)
+    assert sampler.sample(context, row) == 5
+    assert (context.logits(row) == before).all()
+    sampler.close()
+    context.close()
+
+
+def test_bias_counts_with_a_grammar_too(say: Say, model: LlamaModel) -> None:
+    digits = "root ::= [0-9]+"
+    [seven] = model.tokenize("7", special=False)
+    assert set(say(grammar=digits, logit_bias={seven: 1000.0})) == {seven}

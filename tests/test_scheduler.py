@@ -1,5 +1,6 @@
 """The loop alone: the context and the model are doubles that record what each step decodes."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -307,3 +308,38 @@ def test_every_ended_request_is_told_with_its_times(loop: Make) -> None:
     assert spoke.ended is not None
     assert spoke.submitted <= spoke.first_token <= spoke.ended
     assert (silent.first_token, silent.completion_tokens) == (None, 0)
+
+
+def test_prefix_is_computed_in_steps_and_shared_by_what_begins_with_it(loop: Make) -> None:
+    made = loop(slots=1, prefix=range(100, 180), reuse=False)
+    begins, other = made.add([*range(100, 180), 1, 2], 1), made.add([100, 3], 1)
+    adapted = made.add([*range(100, 180), 1], 1, adapter="v2")
+    made.scheduler.start()
+    for answer in (begins, other, adapted):
+        list(answer)
+    assert made.context.lengths()[:3] == [[(1, 64)], [(1, 16)], [(0, 2)]]
+    assert made.context.shared == [(1, 0, 80), (1, 0, 1)]
+    assert (begins.cached_tokens, other.cached_tokens, adapted.cached_tokens) == (80, 1, 0)
+
+
+def test_prefix_that_cannot_be_decoded_ends_everything_with_its_reason(
+    loop: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    made = loop(prefix=[666])
+    answer = made.add([1], 1)
+    made.scheduler.start()
+    with pytest.raises(EngineError, match="cannot decode the prefix: status 1"):
+        list(answer)
+
+
+def test_jobs_that_come_together_are_taken_together_or_not_at_all(loop: Make) -> None:
+    made = loop(slots=1, queue=1)
+    said: Any = Script(count(500))
+    jobs = [Job(Request((i,), 1), said) for i in (1, 2, 3)]
+    generations = [Generation(job, None) for job in jobs]
+    with pytest.raises(EngineBusyError):
+        made.scheduler.submit(*jobs)
+    made.scheduler.submit(*jobs[:2])
+    made.scheduler.start()
+    assert [text(generation)[1] for generation in generations[:2]] == ["length"] * 2
