@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 NF4_ARMS = ("base", "adapter")
 MERGED = "merged"
 GGUF_PREFIX = "gguf:"
-GROUP_BATCHES = 4
-"""A GGUF's items come in groups of so many batches: what a stop can lose, and begins anew."""
+GROUP_TURNS = 4
+"""Items of a GGUF arm that one slot has in a group. A stop loses the group under way."""
 
 
 def gguf_files(folder: Path) -> dict[str, Path]:
@@ -61,20 +61,20 @@ def choose_arms(wanted: Sequence[str] | None, folder: Path) -> list[str]:
 
 
 def answer_with_gguf(
-    model: Path, records: Sequence[Record], protocol: Protocol, batch_size: int
+    model: Path, records: Sequence[Record], protocol: Protocol, slots: int
 ) -> Iterator[Prediction]:
-    """Answer `batch_size` items at once, in groups of `GROUP_BATCHES` as many.
+    """Answer `slots` items at once, in groups of `GROUP_TURNS` as many.
 
     Which tokens llama.cpp computes together can change the last bit of a logit. A group is computed
     in the same way whatever came before it, and its predictions come together: an arm that was
-    stopped and goes on gives the same answers. With a batch of one, so does any other order.
+    stopped and goes on gives the same answers. With one slot, so does any other order.
     """
     with open_tokens(model) as tokens:
         prompts = {record: tuple(_encode(tokens, record, protocol)) for record in records}
     context = max(map(len, prompts.values())) + protocol.max_new_tokens
     prefix = [SYSTEM_MESSAGE] if protocol.chat else []
-    with Engine(model, context=context, slots=batch_size, reuse=False, prefix=prefix) as engine:
-        size = batch_size * GROUP_BATCHES
+    with Engine(model, context=context, slots=slots, reuse=False, prefix=prefix) as engine:
+        size = slots * GROUP_TURNS
         for start in range(0, len(records), size):
             group = records[start : start + size]
             yield from _answer_group(
@@ -155,8 +155,9 @@ class HuggingFaceArms:
     def answer(
         self, arm: str, records: Sequence[Record], protocol: Protocol, batch_size: int
     ) -> Iterator[Prediction]:
-        """Answer in batches of similar length, longest first, so that memory fails early."""
-        ordered = sorted(records, key=lambda r: len(r.question), reverse=True)
+        """Answer in batches of one type of question, whose answers are about as long as each other,
+        and of similar length, longest first, so that memory fails early."""
+        ordered = _by_type_and_length(records)
         for start in range(0, len(ordered), batch_size):
             batch = ordered[start : start + batch_size]
             if arm == "base":
@@ -221,6 +222,15 @@ class HuggingFaceArms:
         tokens = [self.tokenizer.encode(n, add_special_tokens=False)[0] for n in numbers]
         probabilities: list[float] = logits[tokens].float().softmax(0).tolist()
         return probabilities
+
+
+def _by_type_and_length(records: Sequence[Record]) -> list[Record]:
+    longest: dict[str, int] = {}
+    for record in records:
+        longest[record.q_type] = max(longest.get(record.q_type, 0), len(record.question))
+    return sorted(
+        records, key=lambda r: (longest[r.q_type], r.q_type, len(r.question)), reverse=True
+    )
 
 
 class _FirstLogits:

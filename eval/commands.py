@@ -14,6 +14,7 @@ from kormed_edge.errors import StageError
 from kormed_edge.manifest import read_manifest, write_json
 from kormed_edge.options import RUN, RUNS_DIR, RunOptions, run_options
 from kormed_edge.progress import Update, console, progress
+from kormed_edge.ranks import led
 from kormed_edge.records import read_records
 from kormed_edge.runs import open_stage, require_stage, verify_chain
 
@@ -31,6 +32,7 @@ GATE_EXIT = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
     "--limit", type=click.IntRange(min=1), help="Items an arm; the results are not for release."
 )
 @run_options
+@led
 def eval_command(options: RunOptions, limit: int | None) -> None:
     """Answer the test split with every arm, score the answers, ask the gate, write the report.
 
@@ -81,6 +83,7 @@ def evaluate(options: RunOptions) -> None:
     options.show("eval")
     gguf = require_stage(options.run, "gguf")
     arms = choose_arms(config.arms, gguf)
+    encoder = _encoder(config)
     settings = {"eval": config.model_dump(mode="json")}
     with open_stage(
         options.run, "eval", settings, inputs=["data", "adapter", "gguf"],
@@ -95,21 +98,37 @@ def evaluate(options: RunOptions) -> None:
         records = choose_records(read_records(options.run / "data" / "test.jsonl"), config)
         answer_all(
             options.run, arms, records, kit(config.max_new_tokens), draft.folder,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size, slots=config.slots,
         )  # fmt: skip
         with progress("eval: score", len(arms)) as update:
-            write_json(draft.folder / "scores.json", _score_all(arms, draft.folder, update))
+            scores = _score_all(arms, draft.folder, encoder, update)
+            write_json(draft.folder / "scores.json", scores)
         write_json(
             draft.folder / "verdict.json", decide_from_files(options.run, draft.folder, config)
         )
 
 
-def _score_all(arms: list[str], folder: Path, update: Update) -> dict[str, Any]:
+def _encoder(config: EvalConfig) -> Path | None:
+    """BERTScore's encoder, looked at before hours of answering."""
+    from eval.bertscore import require_encoder
+
+    if config.bertscore_encoder is None:
+        return None
+    folder = Path(config.bertscore_encoder)
+    require_encoder(folder)
+    return folder
+
+
+def _score_all(
+    arms: list[str], folder: Path, encoder: Path | None, update: Update
+) -> dict[str, Any]:
+    from eval.bertscore import BertScorer
     from eval.scores import score_arm
 
+    bertscore = BertScorer(encoder) if encoder else None
     scores = {}
     for done, arm in enumerate(arms, 1):
-        scores[arm] = score_arm(read_predictions(folder / file_name(arm)))
+        scores[arm] = score_arm(read_predictions(folder / file_name(arm)), bertscore)
         update(done, note=arm)
     return scores
 

@@ -1,6 +1,10 @@
-"""Predictions: one JSON line an item, appended as it is answered, so that a stopped arm resumes."""
+"""Predictions: one JSON line an item, appended as it is answered, so that a stopped arm resumes.
+
+An arm has one file. While several ranks answer it, each appends to one of its own beside it.
+"""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +63,38 @@ def read_predictions(path: Path) -> list[Prediction]:
         raise EvalError(f"{path}: {error}", "one JSON object a line", "make eval") from None
 
 
+def rank_file(path: Path, rank: int) -> Path:
+    """Where a rank writes: adapter.rank0.jsonl for adapter.jsonl."""
+    return path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
+
+
+def collect(path: Path, records: Iterable[Record]) -> None:
+    """Move what ranks wrote into the arm's file, and put that into the order of the records.
+
+    A kill on the way loses nothing: rank files go when the arm's file is whole, and an item that
+    stands in both is kept once.
+    """
+    parts = sorted(path.parent.glob(f"{path.stem}.rank*{path.suffix}"))
+    found: dict[str, Prediction] = {}
+    for part in (path, *parts):
+        _drop_cut_line(part)
+        for prediction in read_predictions(part):
+            found.setdefault(prediction["qa_id"], prediction)
+    place = {record.qa_id: number for number, record in enumerate(records)}
+    ordered = sorted(found.values(), key=lambda p: place.get(p["qa_id"], len(place)))
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(map(_line, ordered))
+        file.flush()
+        os.fsync(file.fileno())  # before the only other copies go
+    temporary.replace(path)
+    for part in parts:
+        part.unlink()
+
+
 def remaining(path: Path, records: Iterable[Record]) -> list[Record]:
     """Records that a stopped arm has not answered; a line that a kill cut short is removed."""
-    if path.exists():
-        whole = path.read_bytes()
-        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+    _drop_cut_line(path)
     done = {p["qa_id"] for p in read_predictions(path)}
     return [record for record in records if record.qa_id not in done]
 
@@ -72,6 +103,16 @@ def append_predictions(path: Path, predictions: Iterable[Prediction]) -> Iterato
     """Write predictions as they come; yields how many are written."""
     with path.open("a", encoding="utf-8") as file:
         for count, prediction in enumerate(predictions, 1):
-            file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+            file.write(_line(prediction))
             file.flush()
             yield count
+
+
+def _line(prediction: Prediction) -> str:
+    return json.dumps(prediction, ensure_ascii=False) + "\n"
+
+
+def _drop_cut_line(path: Path) -> None:
+    if path.exists():
+        whole = path.read_bytes()
+        path.write_bytes(whole[: whole.rfind(b"\n") + 1])

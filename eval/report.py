@@ -8,35 +8,33 @@ does. So questions and answers are shown for the kit's own samples alone; elsewh
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.cases import Cases, largest_changes
-from eval.predictions import Prediction, file_name, read_predictions
-from eval.report_figures import draw_groups, draw_overall, draw_reliability
-from eval.report_words import GROUPS, HINTS, LABELS, Words
-from eval.scores import ItemScore, score_items
+from eval.flips import Flips, find_flips
+from eval.predictions import file_name, read_predictions
+from eval.report_figures import draw_groups, draw_loss, draw_overall, draw_reliability
+from eval.report_page import render_page
+from eval.report_tables import (
+    domain_rows,
+    problem_counts,
+    record_counts,
+    score_rows,
+    type_groups,
+)
+from eval.report_words import GROUPS, HINTS, LABELS, SKIPPED, Words
 from eval.verdict import INCONCLUSIVE
 from kormed_edge.errors import StageError
 from kormed_edge.manifest import MANIFEST, Manifest, manifest_hash, read_manifest
 
 STAGES = ("data", "adapter", "gguf", "eval")
-TEMPLATES = Path(__file__).parent / "templates"
 OPEN_SOURCE = "samples"  # the one value of data.source whose texts a report may show
-_TOY_BASE = "SmolLM2-135M"
-
-
 CASE_ARMS = ("base", "adapter")  # the paper's comparison: before and after fine-tuning
-
-_GROUP_TABLES = (
-    ("by_q_type", "rouge_ko_L"),
-    ("by_q_type", "rouge_paper_L"),
-    ("by_domain", "accuracy"),
-    ("by_domain", "rouge_ko_L"),
-)
+_TOY_BASE = "SmolLM2-135M"
+_DOMAIN_TABLES = ("accuracy", "rouge_ko_L")
 
 
 class Evidence(NamedTuple):
@@ -52,14 +50,6 @@ class Evidence(NamedTuple):
     verdict: dict[str, Any]
 
 
-class Flip(NamedTuple):
-    """One item on which two arms differ, with both predictions."""
-
-    qa_id: str
-    reference: Prediction
-    candidate: Prediction
-
-
 def write_report(run: Path, folder: Path) -> Path:
     """Write index.html and its figures into `folder` from the finished stages of `run`.
 
@@ -69,11 +59,10 @@ def write_report(run: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     images = {
         "distribution": _image(run / "data" / "distribution.png"),
-        "loss": _image(run / "adapter" / "loss.png"),
         **{path.stem: _image(path) for path in _draw_figures(evidence, folder)},
     }
     page = folder / "index.html"
-    page.write_text(_render(_context(run, evidence, images)), encoding="utf-8")
+    page.write_text(render_page(_context(run, evidence, images)), encoding="utf-8")
     return page
 
 
@@ -115,23 +104,37 @@ def _image(path: Path) -> dict[str, Any]:
 
 
 def _draw_figures(evidence: Evidence, folder: Path) -> list[Path]:
+    """Fig. 2, Fig. 3 (a) to (d), and two more that the paper has not; those that have data."""
     scores = evidence.scores
-    names = {name: f"{words.ko}\n{words.en}" for name, words in GROUPS.items()}
-    accuracy, rouge = "객관식 정확도 · accuracy", "ROUGE-L (한국어 · Korean)"
-    has_choice = any("accuracy" in score["overall"] for score in scores.values())
-    paths = [folder / "rouge.png", folder / "rouge_by_q_type.png", folder / "rouge_by_domain.png"]
-    draw_overall(scores, "rouge_ko_L", rouge, paths[0])
-    for group, path in zip(("by_q_type", "by_domain"), paths[1:], strict=True):
-        draw_groups(scores, group, "rouge_ko_L", names, rouge, path)
-    if has_choice:
-        paths += [folder / "accuracy.png", folder / "accuracy_by_domain.png"]
-        draw_overall(scores, "accuracy", accuracy, paths[3], _chance(evidence.stats))
-        draw_groups(scores, "by_domain", "accuracy", names, accuracy, paths[4])
-    believed = {arm: score for arm, score in scores.items() if score.get("reliability")}
-    if believed:
-        paths.append(folder / "reliability.png")
-        draw_reliability(believed, "확신과 실제 정답률 · reliability", paths[-1])
-    return paths
+    rouge, accuracy = "ROUGE-L (한국어 · Korean)", "객관식 정확도 · accuracy"
+    draw_loss(evidence.log, "손실 · loss", folder / "loss.png")
+    draw_overall(scores, "rouge_ko_L", f"(a) {rouge}", folder / "rouge.png")
+    for letter, group in (("b", "by_q_type"), ("c", "by_domain")):
+        title, path = f"({letter}) ROUGE-L, {_BY[group]}", folder / f"rouge_{group}.png"
+        draw_groups(scores, group, "rouge_ko_L", _GROUP_NAMES, title, path)
+    names = ["loss", "rouge", "rouge_by_q_type", "rouge_by_domain"]
+    if any("accuracy" in score["overall"] for score in scores.values()):
+        path, chance = folder / "accuracy.png", _chance(evidence.stats)
+        draw_overall(scores, "accuracy", f"(d) {accuracy}", path, chance)
+        path = folder / "accuracy_by_domain.png"
+        title = "진료과별 정확도 · accuracy by department"
+        draw_groups(scores, "by_domain", "accuracy", _GROUP_NAMES, title, path)
+        names += ["accuracy", "accuracy_by_domain"]
+    if arms := _believed(evidence):
+        title = "확신과 실제 정답률 · reliability"
+        draw_reliability(scores, arms, title, folder / "reliability.png")
+        names.append("reliability")
+    return [folder / f"{name}.png" for name in names]
+
+
+_GROUP_NAMES = {name: f"{words.ko}\n{words.en}" for name, words in GROUPS.items()}
+_BY = {"by_q_type": "문항 유형별 · by question type", "by_domain": "진료과별 · by department"}
+
+
+def _believed(evidence: Evidence) -> list[str]:
+    """The gate's two arms, where they have option probabilities: more lines hide one another."""
+    pair = (evidence.verdict["reference"], evidence.verdict["candidate"])
+    return [arm for arm in pair if evidence.scores.get(arm, {}).get("reliability")]
 
 
 def _chance(stats: dict[str, Any]) -> float | None:
@@ -144,7 +147,8 @@ def _chance(stats: dict[str, Any]) -> float | None:
 def _context(run: Path, evidence: Evidence, images: dict[str, Any]) -> dict[str, Any]:
     verdict, scores = evidence.verdict, evidence.scores
     data = evidence.manifests["data"].settings["data"]
-    pairs = _pairs(run / "eval", verdict) if verdict["checks"] else []
+    settings = evidence.manifests["eval"].settings["eval"]
+    splits, counts = record_counts(evidence.stats)
     # A gate that was asked about an arm that was not evaluated fails, and is reported all the same.
     counted = scores.get(verdict["reference"]) or next(iter(scores.values()))
     base = evidence.manifests["eval"].base
@@ -156,18 +160,25 @@ def _context(run: Path, evidence: Evidence, images: dict[str, Any]) -> dict[str,
         "is_toy": base is not None and _TOY_BASE in base.id,
         "is_sample": data["source"] == OPEN_SOURCE,
         "source": Path(data["source"]).name,  # the rest of a path tells about the machine
-        "limit": evidence.manifests["eval"].settings["eval"]["limit"],
+        "limit": settings["limit"],
+        "is_partial": settings["limit"] is not None or settings.get("sample", "all") != "all",
         "reasons": [_labelled(note) for note in verdict["reasons"]],
         "checks": [_check_row(check) for check in verdict["checks"]],
         "counted": counted,
         "n_choice": counted["overall"].get("accuracy", {"n": 0})["n"],
-        "score_rows": _score_rows(scores),
-        "group_tables": [_group_table(scores, *names) for names in _GROUP_TABLES],
-        "lost": _flips(pairs, before=True),
-        "gained": _flips(pairs, before=False),
+        "score_rows": score_rows(scores),
+        "type_groups": {family: type_groups(scores, family) for family in ("ko", "paper")},
+        "domain_tables": {metric: domain_rows(scores, metric) for metric in _DOMAIN_TABLES},
+        "flips": _flips(run / "eval", verdict),
         "cases": _cases(run / "eval", scores),
         "case_arms": CASE_ARMS,
         "chance": _chance(evidence.stats),
+        "splits": splits,
+        "record_counts": counts,
+        "dropped": problem_counts(evidence.stats["dropped"]),
+        "repaired": problem_counts(evidence.stats["repaired"]),
+        "skipped_words": SKIPPED,
+        "candidate_file": _candidate_file(evidence),
         "hardware": _shared(evidence.manifests, lambda m: _hardware(m.hardware)),
         "libraries": _shared(evidence.manifests, lambda m: _versions(m.libraries)),
         "labels": LABELS,
@@ -186,27 +197,19 @@ def _labelled(note: Mapping[str, str]) -> Words:
     return Words(*(note[k].replace(name, getattr(label, k), 1) for k in Words._fields))
 
 
-ScoredPair = tuple[ItemScore, ItemScore, Flip]
+def _flips(folder: Path, verdict: Mapping[str, Any]) -> Flips | None:
+    """Where the gate found both arms to be about the same items and made its checks."""
+    if not verdict["checks"]:
+        return None
+    arms = (verdict["reference"], verdict["candidate"])
+    return find_flips(*(read_predictions(folder / file_name(arm)) for arm in arms))
 
 
-def _pairs(folder: Path, verdict: Mapping[str, Any]) -> list[ScoredPair]:
-    """Both gate arms' items by qa_id; the gate has found them to be about the same items."""
-    rows, items = [], []
-    for arm in (verdict["reference"], verdict["candidate"]):
-        predictions = read_predictions(folder / file_name(arm))
-        rows.append({row["qa_id"]: row for row in predictions})
-        items.append({item.qa_id: item for item in score_items(predictions)})
-    (a, b), (x, y) = rows, items
-    return [(x[i], y[i], Flip(i, a[i], b[i])) for i in sorted(a)]
-
-
-def _flips(pairs: list[ScoredPair], *, before: bool) -> list[Flip]:
-    """Items that were right in the reference arm only (`before`), or in the candidate arm only."""
-    return [
-        flip
-        for a, b, flip in pairs
-        if a.values.get("accuracy") is before and b.values["accuracy"] is not before
-    ]
+def _candidate_file(evidence: Evidence) -> dict[str, Any] | None:
+    """Name, size and SHA-256 of the GGUF that the verdict is about."""
+    manifest, arm = evidence.manifests["gguf"], evidence.verdict["candidate"]
+    name = manifest.settings.get("models", {}).get(arm.partition(":")[2])
+    return {"name": name, **manifest.files[name].model_dump()} if name else None
 
 
 def _cases(folder: Path, scores: Mapping[str, Any]) -> Cases | None:
@@ -220,36 +223,6 @@ def _cases(folder: Path, scores: Mapping[str, Any]) -> Cases | None:
 def _check_row(check: Mapping[str, Any]) -> dict[str, Any]:
     needed = check["needed"] if check["outcome"] == INCONCLUSIVE else None
     return {**check, "needed": needed, "note": _labelled(check["note"])}
-
-
-def _score_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for metric in HINTS:
-        row = _row([_number(score, metric) for score in scores.values()])
-        rows.append({"label": LABELS[metric], "hint": HINTS[metric], "metric": metric, **row})
-    return [row for row in rows if row["n"]]
-
-
-def _number(score: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
-    if metric == "type_mean":
-        metric, score = "rouge_paper_L", {"overall": score["type_mean"]}
-    number: dict[str, Any] | None = score["overall"].get(metric)
-    return number
-
-
-def _row(cells: list[dict[str, Any] | None]) -> dict[str, Any]:
-    """Cells with their number of items, given once where all arms have the same."""
-    counts = [cell["n"] for cell in cells if cell]
-    return {"cells": cells, "n": " / ".join(f"{n:,}" for n in dict.fromkeys(counts))}
-
-
-def _group_table(scores: Mapping[str, Any], group: str, metric: str) -> dict[str, Any]:
-    groups = [score[group] for score in scores.values()]
-    rows = [
-        {"label": label, **_row([arm.get(name, {}).get(metric) for arm in groups])}
-        for name, label in GROUPS.items()
-    ]
-    return {"label": LABELS[metric], "group": group, "rows": [row for row in rows if row["n"]]}
 
 
 def _shared(manifests: Mapping[str, Manifest], describe: Any) -> dict[str, list[str]]:
@@ -270,36 +243,3 @@ def _hardware(facts: Mapping[str, Any]) -> str:
 
 def _versions(libraries: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(libraries.items()))
-
-
-def _render(context: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=lambda share: f"{100 * share:.1f}",
-        points=lambda share: f"{100 * share:+.1f}".replace("-", "−"),
-        number=lambda value: f"{value:,}",
-        gigabytes=lambda size: f"{size / 1e9:.2f} GB",
-    )
-    own = {kind: _read(TEMPLATES / f"report.{kind}") for kind in ("css", "js")}
-    return environment.get_template("report.html.j2").render(
-        **context,
-        css=Markup(own["css"]),
-        js=Markup(own["js"]),
-        css_hash=_csp_hash(own["css"]),
-        js_hash=_csp_hash(own["js"]),
-    )
-
-
-def _csp_hash(text: str) -> str:
-    """A Content-Security-Policy source for exactly this text between its tags."""
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

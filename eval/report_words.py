@@ -22,6 +22,7 @@ LABELS = {
     "type_mean": Words("유형별 ROUGE-L 평균 (논문 방식)", "ROUGE-L, mean of types (the paper's)"),
     "exact_match": Words("단답형 완전 일치", "short answer, exact match"),
     "char_f1": Words("단답형 글자 F1", "short answer, character F1"),
+    "bertscore_f1": Words("서술형 BERTScore F1", "descriptive, BERTScore F1"),
     "han_leak": Words("한자 혼입", "Han-script leak"),
     "missing_end": Words("끝맺지 못한 답", "missing end"),
     "flips": Words("정답·오답이 바뀐 문항", "right/wrong flips"),
@@ -46,6 +47,10 @@ HINTS = {
     ),
     "exact_match": Words("높을수록 좋음", "higher is better"),
     "char_f1": Words("높을수록 좋음", "higher is better"),
+    "bertscore_f1": Words(
+        "뜻의 비슷함, 같은 인코더끼리만 비교",
+        "likeness of meaning; compare within one encoder only",
+    ),
     "han_leak": Words("낮을수록 좋음", "lower is better"),
     "missing_end": Words("길이 제한에서 잘림, 낮을수록 좋음", "cut at the limit, lower is better"),
 }
@@ -53,4 +58,17 @@ GROUPS = {
     **{name: Words(KOREAN[name], name.replace("_", " ")) for name in KOREAN},
     "obgyn": Words(KOREAN["obgyn"], "obstetrics, gynecology"),
     "emergency": Words(KOREAN["emergency"], "emergency medicine"),
+}
+SPLITS = {
+    "train": Words("학습", "training"),
+    "valid": Words("검증", "validation"),
+    "test": Words("평가", "test"),
+}
+SKIPPED = {
+    "other files": Words("다른 파일", "other files"),
+    "source text files": Words("원천 텍스트 파일", "source text files"),
+    "records of the sister set 71874": Words(
+        "자매 데이터 71874의 레코드", "records of the sister set 71874"
+    ),
+    "rows of the fewshot split": Words("fewshot 분할의 행", "rows of the fewshot split"),
 }

@@ -1,14 +1,15 @@
 """Scores of one arm: every prediction by every metric, then means with n and an interval.
 
 Accuracy and unread are about multiple choice, exact match and character F1 about short answers,
-the rest about every item. A metric without items is left out, never 0.
+BERTScore about descriptive ones, the rest about every item. A metric without items is left out,
+never 0.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +34,9 @@ from eval.text import (
 from kormed_edge.answers import READER_VERSION, read_strict, read_tolerant
 from kormed_edge.errors import EvalError
 from kormed_edge.records import MULTIPLE_CHOICE, Q_TYPES, SHORT_ANSWER, split_options
+
+if TYPE_CHECKING:
+    from eval.bertscore import BertScorer
 
 SCORER_VERSION = "1"
 
@@ -197,7 +201,9 @@ def _choice(prediction: Mapping[str, Any]) -> tuple[int | None, str, dict[str, b
     return reading.option, reading.reason, values
 
 
-def score_arm(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def score_arm(
+    predictions: Sequence[Mapping[str, Any]], bertscore: "BertScorer | None" = None
+) -> dict[str, Any]:
     """All scores of one arm, JSON-ready; every number is {value, n, low, high}.
 
     `overall` is the plain mean over items. `type_mean` is the paper's overall figure (its Table
@@ -205,12 +211,16 @@ def score_arm(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     is in characters; intervals are two-sided at 95 %.
     """
     items = score_items(predictions)
+    if bertscore:
+        meant = bertscore.by_id(predictions)
+        items = [replace(i, values=i.values | meant.get(i.qa_id, {})) for i in items]
     return {
         "scorer_version": SCORER_VERSION,
         "reader_version": READER_VERSION,
         "text_version": TEXT_VERSION,
         "confidence_version": CONFIDENCE_VERSION,
         "rouge_versions": rouge_versions(),
+        **({"bertscore_versions": bertscore.versions} if bertscore else {}),
         "n": len(items),
         "overall": summarize(items),
         "type_mean": _type_mean(items),

@@ -11,6 +11,7 @@ from kormed_edge.errors import DataError
 from kormed_edge.manifest import read_manifest, write_json
 from kormed_edge.options import RUN, RUNS_DIR
 from kormed_edge.progress import console
+from kormed_edge.ranks import led
 from kormed_edge.runs import StageDraft, open_stage, require_stage
 
 if TYPE_CHECKING:
@@ -51,15 +52,24 @@ STAGE = "benchmark"
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=8,
+    default=64,
     show_default=True,
     help="Items a batch, Hugging Face arms.",
 )
+@click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Items answered at once, GGUF arms.",
+)
 @click.option("--force", is_flag=True, help="Make a finished benchmark anew.")
 @RUNS_DIR
+@led
 def benchmark_command(
     run_name: str, source: str, subject: tuple[str, ...], sample: int | None,
-    arms: tuple[str, ...], max_new_tokens: int, batch_size: int, force: bool, runs_dir: Path,
+    arms: tuple[str, ...], max_new_tokens: int, batch_size: int, slots: int, force: bool,
+    runs_dir: Path,
 ) -> None:  # fmt: skip
     """Answer KorMedMCQA with every arm, under two protocols, and score both; resumes.
 
@@ -84,7 +94,7 @@ def benchmark_command(
     ) as draft:
         if draft is not None:
             records = _records(source, subject or SUBJECTS, sample)
-            _run(run, records, arms, max_new_tokens, batch_size, draft)
+            _run(run, records, arms, max_new_tokens, batch_size, slots, draft)
     _show(run / STAGE / "benchmark.json")
 
 
@@ -104,7 +114,7 @@ def _records(source: str, subjects: tuple[str, ...], sample: int | None) -> "lis
 
 def _run(
     run: Path, records: "list[Record]", wanted: tuple[str, ...], max_new_tokens: int,
-    batch_size: int, draft: StageDraft,
+    batch_size: int, slots: int, draft: StageDraft,
 ) -> None:  # fmt: skip
     from eval.answering import answer_all
     from eval.arms import choose_arms
@@ -119,7 +129,10 @@ def _run(
     result: dict[str, Any] = {"n": len(records)}
     for protocol in (kit(max_new_tokens), LM_EVAL):
         prefix = f"{protocol.name}-"
-        answer_all(run, arms, records, protocol, draft.folder, batch_size=batch_size, prefix=prefix)
+        answer_all(
+            run, arms, records, protocol, draft.folder,
+            batch_size=batch_size, slots=slots, prefix=prefix,
+        )  # fmt: skip
         files = {arm: draft.folder / f"{prefix}{file_name(arm)}" for arm in arms}
         result[protocol.name] = {
             arm: score_benchmark(read_predictions(path)) for arm, path in files.items()

@@ -143,12 +143,18 @@ class GateConfig(Thresholds):
 class EvalConfig(Section):
     arms: tuple[str, ...] | None = Field(None, description="null: base, adapter and every GGUF")
     max_new_tokens: int = Field(256, gt=0)
-    batch_size: int = Field(8, gt=0, description="items a batch, Hugging Face arms")
+    batch_size: int = Field(64, gt=0, description="items a batch, Hugging Face arms")
+    slots: int = Field(16, gt=0, description="items answered at once, GGUF arms")
     sample: Literal["all", "paper"] = Field(
         "all", description="the whole test split, or 66 items a type as the paper; not for release"
     )
     limit: int | None = Field(
         None, gt=0, description="items an arm; marks results as not for release"
+    )
+    bertscore_encoder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="local folder of a Hugging Face encoder; null: no BERTScore",
     )
     gate: GateConfig = GateConfig()
 

@@ -233,7 +233,7 @@ def assert_each_arm_is_answered_by_its_model(run: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HuggingFaceArms, "answer", noted)
         arms = ("merged", "adapter", "base")
-        answer_all(run, arms, records, protocol.kit(2), run / "answers", batch_size=1)
+        answer_all(run, arms, records, protocol.kit(2), run / "answers", batch_size=1, slots=1)
     assert used == {"merged": False, "adapter": True, "base": True}
 
 

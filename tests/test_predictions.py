@@ -6,8 +6,10 @@ import pytest
 from eval.predictions import (
     Prediction,
     append_predictions,
+    collect,
     file_name,
     make_prediction,
+    rank_file,
     read_predictions,
     remaining,
 )
@@ -84,3 +86,45 @@ def test_a_damaged_line_is_an_error_with_the_file_s_name(line: bytes, tmp_path: 
     path.write_bytes(line)
     with pytest.raises(EvalError, match=r"base\.jsonl"):
         read_predictions(path)
+
+
+def append(path: Path, records: list[Record], output: str = "모의병") -> None:
+    list(append_predictions(path, predictions(records, output)))
+
+
+def test_what_ranks_wrote_becomes_one_file_in_the_records_order(tmp_path: Path) -> None:
+    path = tmp_path / "gguf-Q4_K_M.jsonl"
+    assert rank_file(path, 1).name == "gguf-Q4_K_M.rank1.jsonl"
+    append(path, RECORDS[3:])
+    append(rank_file(path, 0), RECORDS[2:3])
+    append(rank_file(path, 1), RECORDS[:2][::-1])
+    append(tmp_path / "gguf-Q8_0.rank0.jsonl", RECORDS[:1], "다른 모델")
+    collect(path, RECORDS)
+    assert read_predictions(path) == list(predictions(RECORDS))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, "gguf-Q8_0.rank0.jsonl"]
+
+
+def test_ranks_that_a_kill_stopped_lose_their_cut_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "base.jsonl"
+    for rank, mine in enumerate((RECORDS[:2], RECORDS[2:])):
+        append(rank_file(path, rank), mine)
+        rank_file(path, rank).write_bytes(rank_file(path, rank).read_bytes()[:-9])
+    collect(path, RECORDS)
+    assert ids(remaining(path, RECORDS)) == ["q1", "q3"]
+
+
+def test_collecting_that_a_kill_stopped_keeps_every_item_once(tmp_path: Path) -> None:
+    path = tmp_path / "base.jsonl"
+    append(path, RECORDS)
+    append(rank_file(path, 1), RECORDS[1:3])
+    (tmp_path / "base.jsonl.tmp").write_text("half a li")
+    collect(path, RECORDS)
+    assert read_predictions(path) == list(predictions(RECORDS))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_prediction_of_no_record_is_kept_at_the_end(tmp_path: Path) -> None:
+    append(tmp_path / "base.jsonl", RECORDS)
+    collect(tmp_path / "base.jsonl", RECORDS[2:])
+    found = [p["qa_id"] for p in read_predictions(tmp_path / "base.jsonl")]
+    assert found == ["q2", "q3", "q0", "q1"]

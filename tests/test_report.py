@@ -3,97 +3,12 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
+from report_run import REFERENCE, essay, make_run, phrase
 
-from eval.gate import decide
-from eval.predictions import file_name
 from eval.report import write_report
-from eval.scores import score_arm
 from kormed_edge.errors import StageError
-from kormed_edge.manifest import MANIFEST, BaseModelId, Manifest, write_json
-
-ARMS = ("adapter", "gguf:Q4_K_M")
-TRICK = '4) 다<script>alert("x")</script><img src=http://x.invalid>'
-HARDWARE = {
-    "machine": "x86_64", "system": "Linux", "python": "3.11", "cpu": "가상 CPU", "cores": 2,
-    "memory_gb": 16.0, "gpu": [],
-}  # fmt: skip
-
-
-def choice(number, output):
-    return {
-        "qa_id": f"17{number:03}", "domain": "internal_medicine", "q_type": "multiple_choice",
-        "question": f"지어낸 질문 {number}번의 답은?\n1) 가\n2) 나\n3) 라\n4) 다",
-        "answer": "2) 나", "output": output, "finish_reason": "stop", "n_tokens": 3, "seconds": 0.1,
-    }  # fmt: skip
-
-
-def essay(number, output):
-    shape = {"q_type": "descriptive", "question": f"지어낸 서술 {number}", "answer": "쉬면 낫는다."}
-    return {**choice(number, output), **shape}
-
-
-REFERENCE = [*(choice(i, "2) 나") for i in range(6)), essay(6, "쉬면 낫는다.")]
-CANDIDATE = [choice(0, TRICK), *REFERENCE[1:]]
-
-
-def stage(run, name, settings):
-    manifest = Manifest(
-        stage=name, run=run.name, kit_version="0.1.0", git_commit=None, seconds=1.0, seed=42,
-        created_utc="2026-01-02T03:04:05+00:00", settings=settings, inputs={}, files={},
-        libraries={"numpy": "2"}, hardware=HARDWARE,
-        base=BaseModelId(id="HuggingFaceTB/SmolLM2-135M-Instruct", path="/secret/base"),
-    )  # fmt: skip
-    write_json(run / name / MANIFEST, manifest.model_dump())
-
-
-def make_run(run, source="samples", reference=REFERENCE, candidate=CANDIDATE):
-    """A finished run's folders, with what the report reads and nothing else."""
-    for name in ("data", "adapter", "gguf", "eval"):
-        (run / name).mkdir(parents=True)
-    data = {"source": source, "scheme": "paper", "ratios": [0.8, 0.1, 0.1], "seed": 42}
-    stage(run, "data", {"data": data})
-    stage(run, "adapter", {"train": {"rank": 16}, "plan": dict.fromkeys(PLAN, 10)})
-    stage(run, "gguf", {"export": {"types": ["Q4_K_M"]}})
-    stage(run, "eval", {"eval": {"limit": None, "gate": {"margin": -0.02}}})
-    write_json(run / "data" / "stats.json", STATS)
-    write_json(run / "gguf" / "parity.json", PARITY)
-    write_json(run / "adapter" / "memory.json", {"peak_rss_bytes": 1, "train_seconds": 2.0})
-    (run / "adapter" / "log.jsonl").write_text('{"loss": 2.0, "step": 1}\n')
-    for picture in (run / "data" / "distribution.png", run / "adapter" / "loss.png"):
-        Figure(figsize=(1, 1)).savefig(picture)
-    predictions = dict(zip(ARMS, (reference, candidate), strict=True))
-    for arm, rows in predictions.items():
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (run / "eval" / file_name(arm)).write_text("".join(lines), encoding="utf-8")
-    scores = {arm: score_arm(rows) for arm, rows in predictions.items() if rows}
-    write_json(run / "eval" / "scores.json", scores)
-    verdict = decide(reference, candidate).model_dump(mode="json")
-    verdict |= {"reference": ARMS[0], "candidate": ARMS[1]}
-    write_json(run / "eval" / "verdict.json", verdict)
-    return run
-
-
-PLAN = (
-    "trainable_parameters", "total_parameters", "printed_total", "weights_bytes", "samples",
-    "cut_samples", "tokens_per_epoch", "steps",
-)  # fmt: skip
-STATS = {
-    "records": 70, "splits": {"test": {"records": 7, "by_domain": {}}}, "skipped": {},
-    "options": {"test": {"per_question": {"4": 6}}}, "repaired": [], "overlap": [],
-    "dropped": [{"file": "a.json", "key": "answer", "what": "지어낸 내용"}],
-}  # fmt: skip
-PARITY = {
-    "passed": True,
-    "checks": [
-        {"name": "tokens demo.gguf", "passed": False, "expected": {"prompts": 7},
-         "measured": {"differing": 1, "first": ["지어낸 질문 5번"]}},
-    ],
-    "types": {"Q4_K_M": {"fallbacks": {"token_embd.weight": {"asked": "Q4_K", "used": "Q8_0"}}}},
-}  # fmt: skip
 
 
 def page_of(tmp_path, **changes):
@@ -177,7 +92,7 @@ def test_demonstration_material_is_named_as_such(page):
 @pytest.mark.parametrize("source", ["/data/aihub", "/data/samples", "sean0042/KorMedMCQA"])
 def test_other_sources_show_ids_and_no_text(tmp_path, source):
     page = page_of(tmp_path, source=source)
-    assert "<li>17000</li>" in page
+    assert "<li>17000 <small>" in page
     for text in ("지어낸", "쉬면", "alert", "2) 나", "/data/", "/secret"):
         assert text not in page
 
@@ -186,7 +101,7 @@ def test_equal_runs_give_equal_bytes(tmp_path):
     run = make_run(tmp_path / "demo")
     first, second = (write_report(run, tmp_path / name).parent for name in ("a", "b"))
     names = sorted(path.name for path in first.iterdir())
-    assert len(names) == 6
+    assert len(names) == 7
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
 
@@ -210,15 +125,55 @@ def test_a_missing_file_is_named(tmp_path):
         write_report(run, tmp_path / "report")
 
 
-def test_cases_are_side_by_side_for_samples_and_ids_elsewhere(tmp_path):
-    for source in ("samples", "/data/71875"):
-        run = make_run(tmp_path / Path(source).name, source=source)
-        before = [row | {"output": "모르겠다"} for row in REFERENCE]
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in before)
-        (run / "eval" / file_name("base")).write_text("".join(lines), encoding="utf-8")
-        scores = json.loads((run / "eval" / "scores.json").read_text())
-        write_json(run / "eval" / "scores.json", {"base": score_arm(before), **scores})
-        page = write_report(run, tmp_path / "report").read_text(encoding="utf-8")
-        cases = page[page.index('id="cases"') : page.index('id="parity"')]
-        assert "17000" in cases
-        assert ("모르겠다" in cases) is (source == "samples")
+@pytest.mark.parametrize("source", ["samples", "/data/71875"])
+def test_cases_are_side_by_side_for_samples_and_ids_elsewhere(tmp_path, source):
+    before = [row | {"output": "모르겠다"} for row in REFERENCE]
+    page = page_of(tmp_path, source=source, base=before)
+    cases = page[page.index('id="cases"') : page.index('id="parity"')]
+    assert "17000" in cases
+    assert ("모르겠다" in cases) is (source == "samples")
+
+
+def test_types_stand_one_below_the_other_and_then_their_mean(tmp_path):
+    rows = [*REFERENCE, phrase(7, "모르겠다")]
+    page = page_of(tmp_path, reference=rows, candidate=rows)
+    types = page[page.index('id="types"') : page.index("<details>", page.index('id="types"'))]
+    headings = re.findall(r'scope="rowgroup"><span class="ko" lang="ko">(.*?)</span>', types)
+    assert headings == ["객관식", "단답형", "서술형", "전체 (세 유형의 단순 평균)"]
+    assert "66.7<small>" in types  # (100 + 0 + 100) / 3, where the mean of all items is 87.5
+
+
+def test_a_set_without_all_three_types_has_no_mean_of_types(page):
+    assert "단순 평균)</span>" not in page
+
+
+def test_figures_bear_the_papers_numbers(page):
+    captions = re.findall(r"<figcaption><b>.*?lang=\"en\">(.*?)</span>", page)
+    assert captions == [*(f"Fig. 3({letter})" for letter in "abcd"), "Fig. 1", "Fig. 2"]
+
+
+def test_what_was_left_out_is_counted_by_key_without_the_text(page):
+    data = page[page.index('id="data"') : page.index('id="training"')]
+    assert "1 (<code>answer</code> 1)" in data
+    assert '다른 파일</span><span class="en" lang="en">other files</span> 3' in data
+    assert "지어낸 내용" not in data
+    assert '<td class="number">6</td><td class="number">6</td>' in data
+
+
+def test_the_judged_file_is_named_with_its_hash(page):
+    assert f'demo-Q4_K_M.gguf (0.01 GB)<small class="hash">SHA-256 {"ab" * 32}' in page
+
+
+def test_a_changed_item_says_which_options_were_read(page):
+    changed = page[page.index('id="flips"') : page.index('id="parity"')]
+    assert [int(n) for n in re.findall(r"chose</span> (\d)", changed)] == [2, 4]
+
+
+def test_a_partial_run_says_so_instead_of_claiming_a_loss(tmp_path):
+    run = make_run(tmp_path / "demo", reference=[])
+    manifest = json.loads((run / "eval" / "manifest.json").read_text())
+    manifest["settings"]["eval"] |= {"sample": "paper"}
+    (run / "eval" / "manifest.json").write_text(json.dumps(manifest))
+    page = write_report(run, tmp_path / "report").read_text(encoding="utf-8")
+    assert "일부 문항만 평가했으므로 비교하지 않고 불합격" in page
+    assert "(eval.sample = paper)" in page

@@ -1,8 +1,9 @@
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from eval.report_words import HINTS, LABELS
 from eval.scores import correct_option, find_problems, score_arm, score_item
 from kormed_edge.errors import EvalError
 
@@ -171,3 +172,31 @@ def test_calibration_is_scored_where_probabilities_are() -> None:
 def test_probabilities_of_another_question_are_refused() -> None:
     [problem] = find_problems([prediction("a", option_probabilities=[0.5, 0.5])])
     assert problem == "a: 2 option probabilities"
+
+
+class Encoder:
+    """Stands in for a BertScorer: every descriptive answer means half of what it should."""
+
+    versions: ClassVar = {"bertscore": "1", "encoder_sha256": "0" * 64}
+
+    def by_id(self, rows: Any) -> dict[str, dict[str, float]]:
+        return {p["qa_id"]: {"bertscore_f1": 0.5} for p in rows if p["q_type"] == "descriptive"}
+
+
+def test_bertscore_is_of_descriptive_answers_and_says_by_which_encoder() -> None:
+    encoder: Any = Encoder()
+    scores = score_arm(ARM, encoder)
+    assert scores["overall"]["bertscore_f1"]["value"] == 0.5
+    assert scores["overall"]["bertscore_f1"]["n"] == 1
+    assert "bertscore_f1" not in scores["by_q_type"]["short_answer"]
+    assert scores["bertscore_versions"] == Encoder.versions
+
+
+def test_without_an_encoder_there_is_no_bertscore() -> None:
+    scores = score_arm(ARM)
+    assert "bertscore_f1" not in scores["overall"]
+    assert "bertscore_versions" not in scores
+
+
+def test_report_has_words_for_bertscore() -> None:
+    assert {"bertscore_f1"} <= LABELS.keys() & HINTS.keys()
