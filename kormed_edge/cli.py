@@ -26,7 +26,8 @@ COMMANDS = {
     "judge": "eval.judge_command",
     "benchmark": "kormed_edge.benchmark",
     "demo": "kormed_edge.demo",
-    "serve": "kormed_edge.commands",
+    "serve": "kormed_edge.serve_command",
+    "keys": "kormed_edge.keys_command",
     "ask": "kormed_edge.commands",
     "doctor": "kormed_edge.doctor",
 }

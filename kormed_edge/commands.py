@@ -1,4 +1,4 @@
-"""`kormed serve` and `kormed ask`: the model at work."""
+"""`kormed ask`: one question to the model; and the options that `kormed serve` shares with it."""
 
 import sys
 from pathlib import Path
@@ -14,8 +14,6 @@ from kormed_edge.progress import console
 from kormed_edge.prompts import NOTICE, question_messages
 from kormed_edge.runs import require_stage
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
 
 def model_options(command: Any) -> Any:
     """Which GGUF, --model or --run with --type, and how it is loaded."""
@@ -28,74 +26,14 @@ def model_options(command: Any) -> Any:
         click.option("--allow-unverified", is_flag=True,
                      help="Load a file that no manifest names."),
         click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]"),
-        click.option("--context", type=click.IntRange(min=64), default=4096, show_default=True,
-                     help="Tokens of question and answer together."),
+        click.option("--context", "--ctx", "context", type=click.IntRange(min=64), default=4096,
+                     show_default=True, help="Tokens of question and answer together."),
         click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True,
                      help="Longest answer in tokens."),
         RUNS_DIR,
     ):  # fmt: skip
         command = option(command)
     return command
-
-
-@click.command("serve")
-@model_options
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    show_default=True,
-    help="0 takes a free one.",
-)
-@click.option(
-    "--slots",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="Requests answered at once; each has its own --context.",
-)
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    metavar="NAME=FILE",
-    help="A LoRA GGUF that requests choose by NAME as their model; repeatable.",
-)
-@click.option("--insecure", is_flag=True, help="Serve on an address other than the loopback.")
-def serve_command(
-    run_name: str | None, type_: str, model: Path | None, allow_unverified: bool,
-    threads: int | None, context: int, max_new_tokens: int, runs_dir: Path,
-    host: str, port: int, slots: int, adapters: tuple[str, ...], insecure: bool,
-) -> None:  # fmt: skip
-    """Serve a GGUF on an OpenAI-compatible API, on this machine only by default.
-
-    \b
-    Example: kormed serve --run demo
-             kormed serve --model /models/demo-Q4_K_M.gguf --port 9000
-             kormed serve --model /models/base-Q8_0.gguf --adapter v2=/models/v2/adapter.gguf
-    """
-    import uvicorn
-
-    from kormed_edge.server import create_app
-
-    chosen = _adapters(adapters)
-    if host not in LOOPBACK and not insecure:
-        raise ConfigError(
-            f"--host {host} can be reached from other machines, and the API asks for no key",
-            f"one of {', '.join(LOOPBACK)}",
-            "leave --host out, or add --insecure if something else guards the address",
-        )
-    path = model_path(run_name, type_, model, runs_dir)
-    digest = verify_model(path, allow_unverified=allow_unverified)
-    for adapter in chosen.values():
-        verify_model(adapter, allow_unverified=allow_unverified)
-    engine = Engine(path, context=context, slots=slots, threads=threads, adapters=chosen)
-    app = create_app(engine, model=path.stem, sha256=digest, max_new_tokens=max_new_tokens)
-    console.print(
-        f"{path} · SHA-256 {digest}\nhttp://{host}:{port}  (stop: Ctrl-C)", highlight=False
-    )
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=3)
 
 
 @click.command("ask")
@@ -117,16 +55,6 @@ def ask_command(
     verify_model(path, allow_unverified=allow_unverified)
     with Engine(path, context=context, threads=threads) as engine:
         answer(engine, text, max_new_tokens)
-
-
-def _adapters(given: tuple[str, ...]) -> dict[str, Path]:
-    """Files by the names that requests give them."""
-    pairs = [text.partition("=") for text in given]
-    if wrong := [name + sign for name, sign, file in pairs if not (name and file)]:
-        raise ConfigError(
-            f"--adapter {wrong[0]}", "NAME=FILE", "--adapter v2=runs/v2/gguf/adapter.gguf"
-        )
-    return {name: Path(file) for name, _, file in pairs}
 
 
 def model_path(run_name: str | None, type_: str, model: Path | None, runs_dir: Path) -> Path:

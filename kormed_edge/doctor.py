@@ -15,7 +15,7 @@ from kormed_edge.options import RUNS_DIR
 from kormed_edge.progress import console
 
 PACKAGES = {
-    "serve, ask": ("llama_cpp", "fastapi", "uvicorn"),
+    "serve, ask": ("llama_cpp", "fastapi", "uvicorn", "prometheus_client"),
     "eval": ("kiwipiepy", "rouge_score", "scipy", "matplotlib", "jinja2"),
     "train, export": ("torch", "transformers", "peft", "bitsandbytes", "trl", "datasets", "gguf"),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from kormed_edge.errors import EngineError
+from kormed_edge.errors import EngineError, PromptTooLongError
 from kormed_edge.generation import AsyncGeneration, Generation, Job
 from kormed_edge.llama_context import LlamaContext
 from kormed_edge.llama_model import LlamaModel
@@ -110,7 +110,7 @@ class Engine:
         except EngineError:
             self._model.close()
             raise
-        chunk = CHUNK["gpu" if self.memory.gpu_layers else "cpu"]
+        chunk = CHUNK["gpu" if self.memory.gpu_layers or not settings["reuse"] else "cpu"]
         return Scheduler(
             self._model, context, slots=slots, room=self.context, batch=BATCH, chunk=chunk,
             prefix=prefix, **settings,
@@ -151,7 +151,7 @@ class Engine:
 
     def _require_room(self, tokens: int) -> None:
         if tokens >= self.context:
-            raise EngineError(
+            raise PromptTooLongError(
                 f"the prompt has {tokens} tokens",
                 f"fewer than the context of {self.context}",
                 "shorten the question, or serve with a larger --context",
@@ -186,6 +186,11 @@ class Engine:
         self._require_room(len(request.ids))
         self._require_known(request.ids)
         return Job(request, Sampler(request.sampling, self._model))
+
+    @property
+    def is_open(self) -> bool:
+        """False once the engine was closed, or has failed."""
+        return self._scheduler.is_open
 
     def status(self) -> EngineStatus:
         """How many slots answer, how many requests wait, and how full the cache is."""
@@ -251,7 +256,7 @@ class Engine:
         tokens = self.option_tokens(options)
         generation = self.submit(Request(tuple(ids), 0, adapter=adapter, options=tokens))
         list(generation)
-        return _among_each_other(generation.options)
+        return among_each_other(generation.options)
 
     def option_tokens(self, options: Sequence[str]) -> tuple[int, ...]:
         """First tokens of options, for `Request.options`; `EngineError` when two are the same."""
@@ -273,11 +278,12 @@ def _whole(generation: Generation) -> Answer:
         pieces[-1].finish_reason or "stop",
         generation.prompt_tokens,
         generation.completion_tokens,
-        _among_each_other(generation.options),
+        among_each_other(generation.options),
     )
 
 
-def _among_each_other(options: Sequence[TokenLogprob]) -> tuple[float, ...]:
+def among_each_other(options: Sequence[TokenLogprob]) -> tuple[float, ...]:
+    """Probabilities of tokens among each other: they sum to 1."""
     best = max((option.logprob for option in options), default=0.0)
     weights = [exp(option.logprob - best) for option in options]
     return tuple(weight / fsum(weights) for weight in weights)

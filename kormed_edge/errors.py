@@ -59,5 +59,17 @@ class EngineError(KormedError):
     """llama.cpp cannot load or run the model."""
 
 
+class PromptTooLongError(EngineError):
+    """A prompt leaves no room for an answer in the context."""
+
+
+class DecodeError(EngineError):
+    """llama.cpp cannot compute a request."""
+
+
+class EngineClosedError(EngineError):
+    """The engine was closed or has failed; nothing that is asked of it is answered."""
+
+
 class EngineBusyError(EngineError):
     """The queue is full: the same request may be given again later."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kormed_edge.errors import EngineError
+from kormed_edge.errors import EngineClosedError, EngineError
 from kormed_edge.ggml import last_line
 from kormed_edge.llama_log import llama_log
 
@@ -124,4 +124,4 @@ class LlamaModel:
 
     def _require_open(self) -> None:
         if not self.pointer:
-            raise EngineError("the engine was closed", "an open one", "load the model again")
+            raise EngineClosedError("the engine was closed", "an open one", "load the model again")

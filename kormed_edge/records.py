@@ -33,7 +33,7 @@ KOREAN = {
     "dentist": "치과의사",
 }
 
-_OPTION_LINE = re.compile(r"^\s*([1-9])\)\s*(.*?)\s*$")
+_OPTION_LINE = re.compile(r"\s*([1-9])\)(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def _number(line: str) -> int:
 
 def _joined(lines: list[str]) -> str:
     """One option's text; a long option may run over several lines."""
-    first = _OPTION_LINE.sub(r"\2", lines[0])
+    match = _OPTION_LINE.match(lines[0])
+    first = match[2] if match else lines[0]
     return " ".join(part.strip() for part in [first, *lines[1:]] if part.strip())
 
 

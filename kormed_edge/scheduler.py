@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from queue import Empty, SimpleQueue
 
-from kormed_edge.errors import EngineBusyError, EngineError
+from kormed_edge.errors import DecodeError, EngineBusyError, EngineClosedError, EngineError
 from kormed_edge.generation import Job
 from kormed_edge.llama_context import LlamaContext, Run
 from kormed_edge.llama_model import LlamaModel
@@ -19,6 +19,8 @@ TURN = 8
 """Steps that one adapter's requests get before another's that wait."""
 WORTH_WAITING = 16
 """Prompt tokens that a request lets another compute first, to share them."""
+
+Parts = list[tuple[Slot, list[int]]]
 
 
 class Scheduler:
@@ -73,11 +75,15 @@ class Scheduler:
 
     def _require_room(self, jobs: int) -> None:
         if self._closed:
-            raise EngineError("the engine was closed", "an open one", "load the model again")
+            raise closed()
         if self._most is not None and self._under_way + jobs > self._most:
             raise EngineBusyError(
                 f"{self._under_way} requests are under way", "fewer", "ask again in a moment"
             )
+
+    @property
+    def is_open(self) -> bool:
+        return not self._closed
 
     def status(self) -> EngineStatus:
         """What goes on at this moment; exact only while nothing changes."""
@@ -99,18 +105,18 @@ class Scheduler:
             self._thread.join()
 
     def _live(self) -> None:
-        reason = "the engine was closed"
+        reason = closed()
         try:
             self._compute_prefix()
             while self._receive():
                 self._step()
         except Exception as error:
-            reason = f"the engine failed: {error!r}"
+            reason = closed(f"the engine failed: {error!r}")
             raise
         finally:
             with self._lock:
                 self._closed = True
-            self._end_all(EngineError(reason, "an open engine", "load the model again"))
+            self._end_all(reason)
             self._context.close()
             self._model.close()
 
@@ -120,7 +126,7 @@ class Scheduler:
             run = Run(self._prefix.index, start, tokens[start : start + self._batch], False)
             status, _ = self._context.decode([run])
             if status:
-                raise EngineError(f"llama.cpp cannot decode the prefix: status {status}")
+                raise DecodeError(f"llama.cpp cannot decode the prefix: status {status}")
 
     def _receive(self) -> bool:
         """Take what has come in, waiting only when there is nothing to do; False at the end."""
@@ -149,8 +155,8 @@ class Scheduler:
         self.steps += 1
         self._drop_cancelled()
         self._admit()
-        if group := self._choose_group():
-            self._decode(self._plan(group))
+        for parts in self._plan(self._choose_group()):
+            self._decode(parts)
 
     def _drop_cancelled(self) -> None:
         for slot in self._slots:
@@ -190,21 +196,25 @@ class Scheduler:
         self._turn += 1
         return [slot for slot in busy if _adapter(slot) == self._adapter]
 
-    def _plan(self, group: list[Slot]) -> list[tuple[Slot, list[int]]]:
-        """Which tokens of which slot this step decodes."""
-        parts = [(slot, slot.work.pending) for slot in group if slot.work and slot.work.speaking]
-        budget = min(self._chunk if parts else self._batch, self._batch - len(parts))
+    def _plan(self, group: list[Slot]) -> list[Parts]:
+        """Which tokens of which slot this step decodes: those of who speaks, then of prompts.
+
+        Apart, because attention skips what a whole tile of queries may not see, and in a tile of
+        many requests that is nothing: llama.cpp's ggml-cpu/ops.cpp, flash attention.
+        """
+        speaking = [(slot, slot.work.pending) for slot in group if slot.work and slot.work.speaking]
+        budget, prompts = self._chunk if speaking else self._batch, Parts()
         reading = [(slot, slot.work) for slot in group if slot.work and not slot.work.speaking]
         for slot, work in sorted(reading, key=lambda pair: pair[1].arrival):
             if budget <= 0:
                 break
-            if not work.started and not self._begin(slot, work, parts):
+            if not work.started and not self._begin(slot, work, prompts):
                 continue
-            parts.append((slot, work.pending[:budget]))
-            budget -= len(parts[-1][1])
-        return parts
+            prompts.append((slot, work.pending[:budget]))
+            budget -= len(prompts[-1][1])
+        return [parts for parts in (speaking, prompts) if parts]
 
-    def _begin(self, slot: Slot, work: Work, parts: Sequence[tuple[Slot, list[int]]]) -> bool:
+    def _begin(self, slot: Slot, work: Work, parts: Parts) -> bool:
         """Keep or copy what the cache has of a prompt; False to wait for what is being computed."""
         ids, adapter = work.job.request.ids, work.job.request.adapter
         donors = [*(self._slots if self._reuse else ()), self._prefix]
@@ -223,8 +233,8 @@ class Scheduler:
         work.job.cached_tokens, work.pending, work.started = have, list(ids[have:]), True
         return True
 
-    def _decode(self, parts: Sequence[tuple[Slot, list[int]]]) -> None:
-        """Decode a step and let every slot go on; a request that cannot be decoded ends alone."""
+    def _decode(self, parts: Parts) -> None:
+        """Decode a plan and let every slot go on; a request that cannot be decoded ends alone."""
         self._context.apply(self._adapter)
         runs = [_run(slot, tokens) for slot, tokens in parts]
         status, rows = self._context.decode(runs)
@@ -238,7 +248,7 @@ class Scheduler:
             for part in parts:
                 self._decode([part])
         else:
-            error = EngineError(f"llama.cpp cannot decode the request: status {status}")
+            error = DecodeError(f"llama.cpp cannot decode the request: status {status}")
             self._fail(parts[0][0], error)
 
     def _advance(self, slot: Slot, tokens: list[int], row: int | None) -> None:
@@ -315,3 +325,7 @@ def _adapter(slot: Slot) -> str | None:
 def _run(slot: Slot, tokens: list[int]) -> Run:
     output = slot.work is not None and len(tokens) == len(slot.work.pending)
     return Run(slot.index, len(slot.tokens), tokens, output)
+
+
+def closed(found: str = "the engine was closed") -> EngineClosedError:
+    return EngineClosedError(found, "an open one", "load the model again")

@@ -103,7 +103,7 @@ def start() -> Iterator[Start]:
 
     def run(folder: Path, name: str) -> str:
         mount = f"--volume={folder}:/model:ro"
-        command = ("serve", "--model", f"/model/{name}")
+        command = ("serve", "--model", f"/model/{name}", "--drain-seconds", "3")
         started.append(output("run", "--detach", *SHUT_IN, mount, IMAGE, *command))
         return started[-1]
 

@@ -118,13 +118,10 @@ def test_those_who_speak_get_a_token_in_every_step_of_a_long_prompt(loop: Make) 
     short, long = made.add([1], 9), made.add(range(2, 130), 1)
     made.scheduler.start()
     assert (text(short)[1], text(long)[1]) == ("length", "length")
-    assert made.context.lengths()[:6] == [
+    assert made.context.lengths()[:11] == [
         [(0, 1), (1, 63)],
-        [(0, 1), (1, 16)],
-        [(0, 1), (1, 16)],
-        [(0, 1), (1, 16)],
-        [(0, 1), (1, 16)],
-        [(0, 1), (1, 1)],
+        *([(0, 1)], [(1, 16)]) * 4,
+        *([(0, 1)], [(1, 1)]),
     ]
 
 
@@ -142,7 +139,7 @@ def test_system_prompt_is_computed_once_for_all_who_come_together(loop: Make) ->
     asked = [made.add([*system, 200 + i, 300 + i], 2) for i in range(3)]
     made.scheduler.start()
     assert [text(generation)[1] for generation in asked] == ["length"] * 3
-    assert made.context.lengths()[:2] == [[(0, 22)], [(0, 1), (1, 2), (2, 2)]]
+    assert made.context.lengths()[:3] == [[(0, 22)], [(0, 1)], [(1, 2), (2, 2)]]
     assert made.context.shared == [(0, 1, 20), (0, 2, 20)]
     assert [generation.cached_tokens for generation in asked] == [0, 20, 20]
 
@@ -269,6 +266,14 @@ def test_sampler_of_every_request_is_freed(loop: Make) -> None:
     made.scheduler.start()
     made.scheduler.close()
     assert [sampler.closed for sampler in samplers] == [True] * 3
+
+
+def test_scheduler_is_open_until_it_is_closed(loop: Make) -> None:
+    made = loop()
+    made.scheduler.start()
+    assert made.scheduler.is_open
+    made.scheduler.close()
+    assert not made.scheduler.is_open
 
 
 def test_full_queue_refuses_and_takes_again_when_one_has_ended(loop: Make) -> None:

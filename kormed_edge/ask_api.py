@@ -1,0 +1,165 @@
+"""The domain's own endpoint: a question in, an answer with its option and its doubts out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field, field_validator
+
+from kormed_edge.answers import read_tolerant
+from kormed_edge.api_errors import DOCUMENTED
+from kormed_edge.engine import Engine, among_each_other
+from kormed_edge.errors import EngineError
+from kormed_edge.openai_api import event_stream
+from kormed_edge.openai_requests import ApiModel, ModelName, Text
+from kormed_edge.prompts import NOTICE, question_messages
+from kormed_edge.records import format_question, split_options
+from kormed_edge.request import Piece, Request, TokenLogprob
+from kormed_edge.safety import find_warnings
+from kormed_edge.service import Service
+
+MAX_OPTIONS = 64
+MAX_SCORED = 9
+"""Options whose probabilities are told: those that begin with a digit of their own."""
+
+Option = Annotated[Text, Field(min_length=1, max_length=2048)]
+
+
+class Question(ApiModel):
+    """`options` are those of a multiple choice; without them they are looked for in the text."""
+
+    question: Annotated[Text, Field(min_length=1)]
+    options: list[Option] | None = Field(default=None, min_length=2, max_length=MAX_OPTIONS)
+    model: ModelName | None = None
+    stream: bool | None = None
+
+    @field_validator("question")
+    @classmethod
+    def _not_blank(cls, question: str) -> str:
+        if not question.strip():
+            raise ValueError("the question is empty")
+        return question
+
+    @property
+    def text(self) -> str:
+        """The question as the model was taught to read one."""
+        if self.options is None:
+            return self.question
+        return format_question(self.question.strip(), self.choices)
+
+    @property
+    def choices(self) -> list[str]:
+        if self.options is not None:
+            return [" ".join(option.split()) for option in self.options]
+        return split_options(self.question)[1][:MAX_OPTIONS]
+
+
+class Doubt(BaseModel):
+    """A warning in Korean and English."""
+
+    code: str
+    ko: str
+    en: str
+
+
+class AskAnswer(BaseModel):
+    """`option` counts from 1; probabilities are among the options; `confidence` is that of the
+    option answered. They are null where there is nothing to tell."""
+
+    answer: str
+    finish_reason: str
+    option: int | None
+    option_probabilities: list[float] | None
+    confidence: float | None
+    warnings: list[Doubt]
+    model: str
+    adapter: str | None
+    sha256: str
+    notice: str
+
+
+def ask_router(service: Service) -> APIRouter:
+    """POST /v1/ask. Streamed, it sends {"delta": text} events and at last the whole answer."""
+    router = APIRouter(prefix="/v1", dependencies=[Depends(service.require_open)])
+    streamed = {"description": "The answer", "content": {"text/event-stream": {}}}
+
+    @router.post("/ask", response_model=AskAnswer, responses={**DOCUMENTED, 200: streamed})
+    async def ask(body: Question, http: HttpRequest) -> Response:
+        adapter = service.adapter_of(body.model)
+        choices = await asyncio.to_thread(lambda: body.choices)
+        answering = await service.start(
+            http, lambda engine: _request(engine, body.text, len(choices), service, adapter)
+        )
+
+        async def result(piece: Piece) -> dict[str, Any]:
+            options = answering.generation.options
+            judged = await asyncio.to_thread(appraise, piece, choices, options)
+            identity = {"model": adapter or service.model, "adapter": adapter}
+            return {**judged, **identity, "sha256": service.sha256, "notice": NOTICE}
+
+        async def chunks(first: Piece) -> AsyncIterator[Any]:
+            pieces = [first]
+            yield {"delta": first.text}
+            async for piece in answering:
+                pieces.append(piece)
+                if piece.text:
+                    yield {"delta": piece.text}
+            text = "".join(piece.text for piece in pieces)
+            yield await result(Piece(text, pieces[-1].finish_reason))
+
+        if body.stream:
+            return await event_stream(answering, chunks)
+        with closing(answering):
+            return JSONResponse(await result(await answering.whole()))
+
+    return router
+
+
+def _request(
+    engine: Engine, text: str, options: int, service: Service, adapter: str | None
+) -> Request:
+    return Request(
+        tuple(engine.encode_messages(question_messages(text))),
+        service.max_new_tokens,
+        adapter=adapter,
+        options=_option_tokens(engine, options),
+    )
+
+
+def _option_tokens(engine: Engine, options: int) -> tuple[int, ...]:
+    """First tokens of the options' numbers; none where they cannot tell the options apart."""
+    if not 2 <= options <= MAX_SCORED:
+        return ()
+    try:
+        return engine.option_tokens([str(i) for i in range(1, options + 1)])
+    except EngineError:
+        return ()
+
+
+def appraise(
+    piece: Piece, choices: Sequence[str], scored: Sequence[TokenLogprob]
+) -> dict[str, Any]:
+    """What an answer says, how likely the model held it, and what to be wary of."""
+    option = read_tolerant(piece.text, choices).option if choices else None
+    probabilities = list(among_each_other(scored)) or None
+    confidence = probabilities[option - 1] if probabilities and option else None
+    warnings = find_warnings(
+        piece.text,
+        unfinished=piece.finish_reason == "length",
+        has_options=bool(choices),
+        option=option,
+        confidence=confidence,
+    )
+    return {
+        "answer": piece.text,
+        "finish_reason": piece.finish_reason,
+        "option": option,
+        "option_probabilities": probabilities,
+        "confidence": confidence,
+        "warnings": [asdict(warning) for warning in warnings],
+    }

@@ -1,0 +1,149 @@
+"""What every endpoint needs: the engine with its names, and an answer that is attended to.
+
+An answer that nobody waits for gives its slot back, and one that takes too long is ended.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from fastapi import Request as HttpRequest
+from fastapi.responses import StreamingResponse
+from starlette.datastructures import State
+from starlette.types import Receive, Scope, Send
+
+from kormed_edge.api_errors import ApiError
+from kormed_edge.engine import Engine
+from kormed_edge.generation import AsyncGeneration
+from kormed_edge.request import Piece, Request
+
+CLIENT_GONE = 499
+"""What nginx logs for a client that went away; nobody receives it."""
+
+
+class Attended(AsyncIterator[Piece]):
+    """The pieces of an answer, for as long as its client is there and its time lasts.
+
+    Raises `ApiError`: 503 when the time is over before the first piece, 499 when the client went.
+    Later, the end of the time ends the answer with "length". `close` it.
+    """
+
+    def __init__(
+        self, generation: AsyncGeneration, http: HttpRequest, deadline: float | None
+    ) -> None:
+        self.generation = generation
+        self._deadline = deadline
+        self._spoke = self._late = False
+        self._watch = asyncio.create_task(self._cancel_when_gone(http))
+
+    async def __anext__(self) -> Piece:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                piece = await anext(self.generation)
+        except TimeoutError:
+            self._end_late()
+            return await anext(self)
+        self._spoke = True
+        if piece.finish_reason != "cancelled":
+            return piece
+        if not self._late:
+            raise ApiError(CLIENT_GONE, "the client went away")
+        return replace(piece, finish_reason="length")
+
+    def _end_late(self) -> None:
+        self.generation.cancel()
+        if not self._spoke:
+            raise ApiError(503, "no answer began in time", code="timeout", retry=True)
+        # What was said so far still comes, and its end within a step.
+        self._late, self._deadline = True, None
+
+    async def whole(self) -> Piece:
+        """All pieces as one."""
+        pieces = [piece async for piece in self]
+        return Piece(
+            "".join(piece.text for piece in pieces),
+            pieces[-1].finish_reason,
+            tuple(entry for piece in pieces for entry in piece.logprobs),
+        )
+
+    async def _cancel_when_gone(self, http: HttpRequest) -> None:
+        with suppress(OSError):
+            while (await http.receive())["type"] != "http.disconnect":
+                pass
+        self.generation.cancel()
+
+    def close(self) -> None:
+        """Give the slot back, if it is still held."""
+        self._watch.cancel()
+        self.generation.close()
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of an answer, which is closed however the response ends."""
+
+    def __init__(self, answering: Attended, events: AsyncIterator[str]) -> None:
+        # nginx would hold events back otherwise.
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._answering = answering
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answering.close()
+
+
+class Service:
+    """The engine of an app, and under which names and limits it answers."""
+
+    def __init__(
+        self, state: State, *, model: str, sha256: str, max_new_tokens: int, request_seconds: float
+    ) -> None:
+        """`state` has `engine`, None until it is loaded, and `draining`."""
+        self.model, self.sha256 = model, sha256
+        self.max_new_tokens = max_new_tokens
+        self._state, self._seconds = state, request_seconds
+
+    @property
+    def engine(self) -> Engine:
+        """`ApiError` 503 until it is loaded."""
+        engine: Engine | None = self._state.engine
+        if engine is None:
+            raise ApiError(503, "the model is loading", code="loading", retry=True)
+        if not engine.is_open:
+            raise ApiError(503, "the model was unloaded", code="unavailable", retry=True)
+        return engine
+
+    async def require_open(self) -> None:
+        """`ApiError` 503 when no request can be taken: the model loads, or the service stops."""
+        if self._state.draining:
+            raise ApiError(503, "the service is stopping", code="draining", retry=True)
+        _ = self.engine
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Models that a request may name: the base, then its adapters."""
+        return (self.model, *self.engine.adapters)
+
+    def adapter_of(self, name: str | None) -> str | None:
+        """The adapter that a request's model stands for; `ApiError` 404 for an unknown one."""
+        if name in (None, self.model):
+            return None
+        if name in self.engine.adapters:
+            return name
+        known = ", ".join(self.names)
+        raise ApiError(
+            404, f"no model {name}; there is {known}", code="model_not_found", param="model"
+        )
+
+    async def start(self, http: HttpRequest, make: Callable[[Engine], Request]) -> Attended:
+        """Put the request that `make` makes in the queue.
+
+        `make` runs in a thread, where it may tokenize for milliseconds.
+        """
+        engine, loop = self.engine, asyncio.get_running_loop()
+        deadline = loop.time() + self._seconds
+        generation = await asyncio.to_thread(lambda: engine.submit_async(make(engine), loop))
+        return Attended(generation, http, deadline)

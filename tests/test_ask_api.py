@@ -1,0 +1,134 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from scripted_model import ANSWER, make_scripted
+from test_server import Endless, client_of
+
+from export.convert import Provenance, write_gguf
+from kormed_edge.ask_api import appraise
+from kormed_edge.engine import Engine
+from kormed_edge.prompts import question_messages
+from kormed_edge.request import Piece, TokenLogprob
+
+OPTIONS = ["뇌파", "폐 기능 검사", "심전도", "복부 초음파"]
+TEXT = "가장 먼저 할 검사는?\n" + "\n".join(f"{i}) {text}" for i, text in enumerate(OPTIONS, 1))
+
+
+@pytest.fixture(scope="module")
+def engine(scripted_gguf: Path) -> Engine:
+    return Engine(scripted_gguf, context=2048, threads=1)
+
+
+@pytest.fixture(scope="module")
+def client(engine: Engine) -> TestClient:
+    return client_of(engine)
+
+
+def ask(client: TestClient, **body: Any) -> Any:
+    return client.post("/v1/ask", json={"question": "가장 먼저 할 검사는?", **body})
+
+
+def codes(body: Any) -> list[str]:
+    return [warning["code"] for warning in body["warnings"]]
+
+
+def test_free_question_has_an_answer_and_an_identity(client: TestClient) -> None:
+    body = ask(client).json()
+    assert (body["answer"], body["finish_reason"]) == (ANSWER, "stop")
+    assert (body["model"], body["adapter"], body["sha256"]) == ("tiny", None, "ab" * 32)
+    assert "단독 진단이나 처방에 사용할 수 없습니다" in body["notice"]
+    assert (body["option"], body["option_probabilities"], body["confidence"]) == (None, None, None)
+    assert body["warnings"] == []
+
+
+def test_option_comes_with_its_probability(client: TestClient, engine: Engine) -> None:
+    body = ask(client, options=OPTIONS).json()
+    assert body["option"] == 3
+    assert sum(body["option_probabilities"]) == pytest.approx(1)
+    assert (
+        body["confidence"] == max(body["option_probabilities"]) == body["option_probabilities"][2]
+    )
+    ids = engine.encode_messages(question_messages(TEXT))
+    expected = engine.option_probabilities(ids, ("1", "2", "3", "4"))
+    assert body["option_probabilities"] == pytest.approx(expected)
+
+
+def test_options_in_the_text_are_those_of_the_list(client: TestClient) -> None:
+    assert ask(client, question=TEXT).json() == ask(client, options=OPTIONS).json()
+
+
+@pytest.mark.parametrize("count", [10, 64])
+def test_many_options_are_answered_without_probabilities(client: TestClient, count: int) -> None:
+    body = ask(client, options=[*OPTIONS, *(f"보기 {i}" for i in range(5, count + 1))]).json()
+    assert (body["option"], body["option_probabilities"]) == (3, None)
+
+
+@pytest.mark.parametrize("count", [1, 65, 10_000])
+def test_number_of_options_has_limits(client: TestClient, count: int) -> None:
+    answer = ask(client, options=["가"] * count)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "options")
+
+
+def test_ten_thousand_options_in_the_text_are_no_fault(client: TestClient) -> None:
+    text = "\n".join(f"{i}) 가" for i in range(10_000))
+    assert ask(client, question=text[:30_000]).status_code == 400
+
+
+def test_streamed_answer_is_text_and_then_the_whole(client: TestClient) -> None:
+    events = ask(client, options=OPTIONS, stream=True).text.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    *deltas, whole = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    assert "".join(delta["delta"] for delta in deltas) == ANSWER
+    assert whole == ask(client, options=OPTIONS).json()
+
+
+def test_answer_cut_short_is_unfinished(engine: Engine) -> None:
+    body = ask(client_of(engine, max_new_tokens=1)).json()
+    assert (body["finish_reason"], codes(body)) == ("length", ["unfinished"])
+
+
+def test_answer_in_chinese_is_warned_of(tmp_path: Path) -> None:
+    nobody = Provenance(name="tiny", run="r", version="0", prompt="p")
+    base = make_scripted(tmp_path / "base", answer="心")
+    with Engine(
+        write_gguf(base, None, tmp_path / "m.gguf", nobody).path, context=256, threads=1
+    ) as engine:
+        body = ask(client_of(engine)).json()
+    assert (body["answer"], codes(body)) == ("心", ["han_leak"])
+    assert body["warnings"][0].keys() == {"code", "ko", "en"}
+
+
+def doubts(text: str, *logprobs: float, reason: Any = "stop") -> tuple[Any, list[str]]:
+    scored = [TokenLogprob(i, b"", value) for i, value in enumerate(logprobs)]
+    body = appraise(Piece(text, reason), OPTIONS, scored)
+    return body["confidence"], codes(body)
+
+
+def test_doubts_about_a_choice_are_named() -> None:
+    assert doubts("3) 심전도") == (None, [])
+    assert doubts("모르겠습니다") == (None, ["option_unread"])
+    assert doubts("3", -1.0, -1.0, -1.0, -1.0) == (0.25, ["low_confidence"])
+    assert doubts("2", -1.0, -1.0) == (0.5, [])
+    assert doubts("심장에 心", -1.0, -1.0, reason="length") == (
+        None,
+        ["option_unread", "han_leak", "unfinished"],
+    )
+
+
+def test_options_that_begin_alike_have_no_probabilities() -> None:
+    from kormed_edge.errors import EngineError
+
+    class Alike(Endless):
+        def option_tokens(self, _options: Any) -> Any:
+            raise EngineError("the options do not differ")
+
+    client = client_of(Alike("3) 심전도"), request_seconds=0.0)
+    assert ask(client, options=OPTIONS).json()["option_probabilities"] is None
+
+
+@pytest.mark.parametrize("body", [{"question": ""}, {"question": " \n"}, {"options": ["", "가"]}])
+def test_empty_texts_are_refused(client: TestClient, body: Any) -> None:
+    assert ask(client, **body).status_code == 422
