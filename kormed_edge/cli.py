@@ -29,6 +29,7 @@ COMMANDS = {
     "serve": "kormed_edge.serve_command",
     "keys": "kormed_edge.keys_command",
     "ask": "kormed_edge.commands",
+    "bench": "kormed_edge.bench_command",
     "doctor": "kormed_edge.doctor",
 }
 QUIET = {

@@ -14,6 +14,14 @@ from kormed_edge.progress import console
 from kormed_edge.prompts import NOTICE, question_messages
 from kormed_edge.runs import require_stage
 
+MAX_NEW_TOKENS = click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Longest answer in tokens.",
+)
+
 
 def model_options(command: Any) -> Any:
     """Which GGUF, --model or --run with --type, and how it is loaded."""
@@ -28,8 +36,6 @@ def model_options(command: Any) -> Any:
         click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]"),
         click.option("--context", "--ctx", "context", type=click.IntRange(min=64), default=4096,
                      show_default=True, help="Tokens of question and answer together."),
-        click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True,
-                     help="Longest answer in tokens."),
         RUNS_DIR,
     ):  # fmt: skip
         command = option(command)
@@ -39,6 +45,7 @@ def model_options(command: Any) -> Any:
 @click.command("ask")
 @click.argument("question", required=False)
 @model_options
+@MAX_NEW_TOKENS
 def ask_command(
     question: str | None, run_name: str | None, type_: str, model: Path | None,
     allow_unverified: bool, threads: int | None, context: int, max_new_tokens: int, runs_dir: Path,

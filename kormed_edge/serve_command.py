@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kormed_edge.commands import model_options, model_path
+from kormed_edge.commands import MAX_NEW_TOKENS, model_options, model_path
 from kormed_edge.engine import Engine, verify_model
 from kormed_edge.errors import ConfigError, EngineError
 from kormed_edge.progress import console
@@ -75,6 +75,7 @@ def limit_options(command: Any) -> Any:
 
 @click.command("serve")
 @model_options
+@MAX_NEW_TOKENS
 @limit_options
 @listen_options
 def serve_command(**given: Any) -> None:
