@@ -108,6 +108,10 @@ class ExportConfig(Section):
         return value
 
 
+FLIP_LIMITS = {"merged": 0.02, "bf16": 0.02, "Q8_0": 0.02, "Q6_K": 0.04, "Q5_K_M": 0.04}
+"""Share of flips that a candidate may have; the rest may have that of Q4_K_M."""
+
+
 class Thresholds(Section):
     """What an arm may lose against the one before it; differences are candidate − reference."""
 
@@ -116,7 +120,11 @@ class Thresholds(Section):
         default=-0.01, ge=-1, lt=0, description="rouge_ko ROUGE-L, all items"
     )
     max_flips: float = Field(
-        default=0.08, gt=0, le=1, description="share of items right in one arm only"
+        default=0.08,
+        gt=0,
+        le=1,
+        description="share of items right in one arm only; where it is not given, by the "
+        "candidate's type: 0.02 bf16 and Q8_0, 0.04 Q6_K and Q5_K_M, 0.08 others",
     )
     max_rate_increase: float = Field(
         default=0.005, gt=0, le=1, description="unread answers, missing ends, Han leak"
@@ -132,6 +140,15 @@ class GateConfig(Thresholds):
 
     reference: str = "adapter"
     candidate: str = "gguf:Q4_K_M"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flips_by_type(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "max_flips" in data:
+            return data
+        candidate = str(data.get("candidate", "")).removeprefix("gguf:")
+        limit = FLIP_LIMITS.get(candidate)
+        return data if limit is None else {**data, "max_flips": limit}
 
     @model_validator(mode="after")
     def _two_arms(self) -> "GateConfig":

@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from kormed_edge.config import RunConfig, known_keys, load_config
+from kormed_edge.config import GateConfig, RunConfig, known_keys, load_config
 from kormed_edge.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -111,3 +112,18 @@ def test_known_keys_are_those_of_the_settings() -> None:
     flat = [key for key, _, _ in load_config(None).rows()]
     assert [key for key, _, _ in known_keys()] == flat
     assert yaml.safe_load(load_config(None).to_yaml())["eval"]["gate"]["margin"] == -0.02
+
+
+@pytest.mark.parametrize(
+    ("gate", "limit"),
+    [
+        ({}, 0.08),
+        ({"candidate": "gguf:Q8_0"}, 0.02),
+        ({"candidate": "merged"}, 0.02),
+        ({"candidate": "gguf:Q5_K_M"}, 0.04),
+        ({"candidate": "gguf:IQ4_XS"}, 0.08),
+        ({"candidate": "gguf:Q8_0", "max_flips": 0.05}, 0.05),
+    ],
+)
+def test_flips_are_limited_by_the_candidate_s_type(gate: dict[str, Any], limit: float) -> None:
+    assert GateConfig.model_validate(gate).max_flips == limit
