@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from kormed_edge.engine import Engine, verify_model
+from kormed_edge.engine import Engine
 from kormed_edge.errors import ConfigError
 from kormed_edge.manifest import read_manifest
 from kormed_edge.options import RUNS_DIR, RunOptions
 from kormed_edge.progress import console
 from kormed_edge.prompts import NOTICE, question_messages
 from kormed_edge.runs import require_stage
+from kormed_edge.verification import verify_model
 
 MAX_NEW_TOKENS = click.option(
     "--max-new-tokens",

@@ -14,7 +14,6 @@ from kormed_edge.errors import EngineError, PromptTooLongError
 from kormed_edge.generation import AsyncGeneration, Generation, Job
 from kormed_edge.llama_context import LlamaContext
 from kormed_edge.llama_model import LlamaModel
-from kormed_edge.manifest import MANIFEST, read_manifest, sha256_file
 from kormed_edge.memory_plan import MemoryPlan, ModelShape, plan_memory
 from kormed_edge.prompt_tokens import PromptTokens
 from kormed_edge.prompts import Message
@@ -287,33 +286,3 @@ def among_each_other(options: Sequence[TokenLogprob]) -> tuple[float, ...]:
     best = max((option.logprob for option in options), default=0.0)
     weights = [exp(option.logprob - best) for option in options]
     return tuple(weight / fsum(weights) for weight in weights)
-
-
-def verify_model(model: Path, *, allow_unverified: bool = False) -> str:
-    """SHA-256 of a GGUF, checked against the manifest beside it before anything is loaded.
-
-    An adapter's GGUF is verified in the same way as a model's.
-
-    Raises `EngineError` when the hash differs, or when there is no manifest that names the file
-    and `allow_unverified` is not set.
-    """
-    if not model.is_file():
-        raise EngineError(f"{model} does not exist", "a GGUF file", "make export")
-    digest = sha256_file(model)
-    expected = None
-    if (model.parent / MANIFEST).is_file():
-        entry = read_manifest(model.parent).files.get(model.name)
-        expected = entry.sha256 if entry else None
-    if expected is None and not allow_unverified:
-        raise EngineError(
-            f"{model} is not named in a {MANIFEST} beside it",
-            "a model with its manifest, as `kormed export` writes them",
-            "copy the manifest too, or give --allow-unverified",
-        )
-    if expected not in (None, digest):
-        raise EngineError(
-            f"{model} has SHA-256 {digest}",
-            f"{expected}, as its manifest says",
-            "copy the model again; do not use this file",
-        )
-    return digest

@@ -55,6 +55,10 @@ class EvalError(KormedError):
     """Predictions are missing, mismatched or not for release."""
 
 
+class BundleError(KormedError):
+    """A bundle is damaged, unsigned, older than what is installed, or cannot be made."""
+
+
 class EngineError(KormedError):
     """llama.cpp cannot load or run the model."""
 
@@ -69,6 +73,9 @@ class DecodeError(EngineError):
 
 class EngineClosedError(EngineError):
     """The engine was closed or has failed; nothing that is asked of it is answered."""
+
+    def __init__(self, found: str = "the engine was closed") -> None:
+        super().__init__(found, "an open one", "load the model again")
 
 
 class EngineBusyError(EngineError):

@@ -124,4 +124,4 @@ class LlamaModel:
 
     def _require_open(self) -> None:
         if not self.pointer:
-            raise EngineClosedError("the engine was closed", "an open one", "load the model again")
+            raise EngineClosedError

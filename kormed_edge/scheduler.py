@@ -4,10 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from queue import Empty, SimpleQueue
 
-from kormed_edge.errors import DecodeError, EngineBusyError, EngineClosedError, EngineError
+from kormed_edge.errors import DecodeError, EngineClosedError, EngineError
 from kormed_edge.generation import Job
+from kormed_edge.inbox import Inbox
 from kormed_edge.llama_context import LlamaContext, Run
 from kormed_edge.llama_model import LlamaModel
 from kormed_edge.request import EngineStatus, FinishReason, Piece
@@ -40,20 +40,16 @@ class Scheduler:
         on_end: Callable[[Job], None] | None = None,
     ) -> None:  # fmt: skip
         self.steps = 0
-        self._under_way = 0  # submitted and not ended, in a slot or not
-        self._most = None if queue is None else slots + queue
+        self._inbox = Inbox(None if queue is None else slots + queue)
         self._on_end = on_end
         self._model, self._context = model, context
         self._slots = [Slot(index) for index in range(slots)]
         self._prefix = Slot(slots, list(prefix))
         self._room, self._batch, self._chunk, self._reuse = room, batch, chunk, reuse
         self._waiting: list[Job] = []
-        self._inbox: SimpleQueue[tuple[Job, ...] | None] = SimpleQueue()
         self._arrivals = count()
         self._adapter: str | None = None
         self._turn = 0
-        self._closed = False
-        self._lock = threading.RLock()  # the collector may call `close` inside any of our calls
         # A daemon, so that the interpreter can end; its end calls `close` first.
         self._thread = threading.Thread(target=self._live, name="kormed-engine", daemon=True)
 
@@ -63,27 +59,16 @@ class Scheduler:
 
     def submit(self, *jobs: Job) -> None:
         """Put jobs in the queue, all before the same step, or none of them."""
-        with self._lock:
-            try:
-                self._require_room(len(jobs))
-            except EngineError:
-                for job in jobs:
-                    job.sampler.close()
-                raise
-            self._under_way += len(jobs)
+        try:
             self._inbox.put(jobs)
-
-    def _require_room(self, jobs: int) -> None:
-        if self._closed:
-            raise closed()
-        if self._most is not None and self._under_way + jobs > self._most:
-            raise EngineBusyError(
-                f"{self._under_way} requests are under way", "fewer", "ask again in a moment"
-            )
+        except EngineError:
+            for job in jobs:
+                job.sampler.close()
+            raise
 
     @property
     def is_open(self) -> bool:
-        return not self._closed
+        return self._inbox.is_open
 
     def status(self) -> EngineStatus:
         """What goes on at this moment; exact only while nothing changes."""
@@ -91,31 +76,28 @@ class Scheduler:
         return EngineStatus(
             slots=len(self._slots),
             busy=busy,
-            waiting=max(0, self._under_way - busy),
+            waiting=max(0, self._inbox.under_way - busy),
             kv_used=sum(len(slot.tokens) for slot in self._slots),
             kv_size=self._room * len(self._slots),
         )
 
     def close(self) -> None:
         """End all requests with an error and free everything; waits for the step under way."""
-        with self._lock:
-            self._closed = True
-            self._inbox.put(None)
+        self._inbox.close()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def _live(self) -> None:
-        reason = closed()
+        reason = EngineClosedError()
         try:
             self._compute_prefix()
             while self._receive():
                 self._step()
         except Exception as error:
-            reason = closed(f"the engine failed: {error!r}")
+            reason = EngineClosedError(f"the engine failed: {error!r}")
             raise
         finally:
-            with self._lock:
-                self._closed = True
+            self._inbox.close()
             self._end_all(reason)
             self._context.close()
             self._model.close()
@@ -132,19 +114,16 @@ class Scheduler:
         """Take what has come in, waiting only when there is nothing to do; False at the end."""
         while True:
             idle = not self._waiting and not self._busy()
-            try:
-                jobs = self._inbox.get(block=idle)
-            except Empty:
-                return True
-            if jobs is None:
-                return False
+            jobs = self._inbox.take(wait=idle)
+            if not jobs:
+                return jobs is not None
             self._waiting += jobs
 
     def _end_all(self, error: EngineError) -> None:
         for slot in self._busy():
             self._fail(slot, error)
-        while not self._inbox.empty():
-            self._waiting += self._inbox.get() or ()
+        while (jobs := self._inbox.take(wait=False)) != ():
+            self._waiting += jobs or ()
         for job in self._waiting:
             self._end(job, error)
 
@@ -310,8 +289,7 @@ class Scheduler:
 
     def _end(self, job: Job, last: Piece | EngineError) -> None:
         job.sampler.close()
-        with self._lock:
-            self._under_way -= 1
+        self._inbox.note_end()
         job.ended = time.monotonic()
         if self._on_end:
             self._on_end(job)
@@ -325,7 +303,3 @@ def _adapter(slot: Slot) -> str | None:
 def _run(slot: Slot, tokens: list[int]) -> Run:
     output = slot.work is not None and len(tokens) == len(slot.work.pending)
     return Run(slot.index, len(slot.tokens), tokens, output)
-
-
-def closed(found: str = "the engine was closed") -> EngineClosedError:
-    return EngineClosedError(found, "an open one", "load the model again")

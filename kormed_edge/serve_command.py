@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kormed_edge.commands import MAX_NEW_TOKENS, model_options, model_path
-from kormed_edge.engine import Engine, verify_model
+from kormed_edge.engine import Engine
 from kormed_edge.errors import ConfigError, EngineError
 from kormed_edge.progress import console
 from kormed_edge.prompts import SYSTEM_MESSAGE
+from kormed_edge.verification import verify_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

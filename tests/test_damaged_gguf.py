@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from random_model import make_random_gguf
 
-from kormed_edge.engine import Engine, verify_model
+from kormed_edge.engine import Engine
 from kormed_edge.errors import EngineError
 from kormed_edge.manifest import MANIFEST, new_manifest, write_json
+from kormed_edge.verification import verify_model
 
 
 @pytest.fixture(scope="module")

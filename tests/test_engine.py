@@ -17,7 +17,7 @@ from tiny_models import make_adapter, make_base
 from export.adapter import write_adapter_gguf
 from export.convert import write_gguf
 from kormed_edge import memory_plan
-from kormed_edge.engine import Answer, Engine, verify_model
+from kormed_edge.engine import Answer, Engine
 from kormed_edge.errors import EngineError
 from kormed_edge.manifest import MANIFEST, new_manifest, write_json
 from kormed_edge.nf4 import load_tokenizer
@@ -29,6 +29,7 @@ from kormed_edge.prompts import (
     render_chatml,
 )
 from kormed_edge.request import Request, TokenLogprob
+from kormed_edge.verification import verify_model
 
 PROMPT = question_prompt("가장 먼저 할 검사는?")
 QUESTIONS = [
