@@ -30,6 +30,7 @@ COMMANDS = {
     "keys": "kormed_edge.keys_command",
     "ask": "kormed_edge.commands",
     "bench": "kormed_edge.bench_command",
+    "bundle": "kormed_edge.bundle_command",
     "doctor": "kormed_edge.doctor",
 }
 QUIET = {
