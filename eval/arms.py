@@ -155,11 +155,8 @@ class HuggingFaceArms:
     def answer(
         self, arm: str, records: Sequence[Record], protocol: Protocol, batch_size: int
     ) -> Iterator[Prediction]:
-        """Answer in batches of one type of question, whose answers are about as long as each other,
-        and of similar length, longest first, so that memory fails early."""
-        ordered = _by_type_and_length(records)
-        for start in range(0, len(ordered), batch_size):
-            batch = ordered[start : start + batch_size]
+        """Answer in batches; what was stopped after one goes on with the same ones."""
+        for batch in _batches(records, batch_size):
             if arm == "base":
                 with self.model.disable_adapter():
                     yield from self._answer_batch(batch, protocol)
@@ -224,13 +221,13 @@ class HuggingFaceArms:
         return probabilities
 
 
-def _by_type_and_length(records: Sequence[Record]) -> list[Record]:
-    longest: dict[str, int] = {}
-    for record in records:
-        longest[record.q_type] = max(longest.get(record.q_type, 0), len(record.question))
-    return sorted(
-        records, key=lambda r: (longest[r.q_type], r.q_type, len(r.question)), reverse=True
-    )
+def _batches(records: Sequence[Record], size: int) -> Iterator[list[Record]]:
+    """Batches of one type of question, whose answers are about as long as each other, and of
+    similar length, longest first, so that memory fails early."""
+    ordered = sorted(records, key=lambda r: len(r.question), reverse=True)
+    for q_type in dict.fromkeys(record.q_type for record in ordered):
+        alike = [record for record in ordered if record.q_type == q_type]
+        yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
 class _FirstLogits:

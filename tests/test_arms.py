@@ -7,6 +7,7 @@ from tiny_models import edit_json, make_adapter
 from eval.arms import (
     NF4_ARMS,
     HuggingFaceArms,
+    _batches,
     answer_with_gguf,
     choose_arms,
     gguf_files,
@@ -144,3 +145,15 @@ def test_stop_string_ends_an_answer_in_both_engines(
             assert answer["output"] == ANSWER.partition(" ")[0]
             assert answer["finish_reason"] == "stop"
             assert "option_probabilities" not in answer
+
+
+def test_batches_are_of_one_type_and_the_same_after_a_stop() -> None:
+    records = [
+        Record(f"{q_type}{i}", "obgyn", q_type, "가" * length, "나")
+        for q_type, lengths in (("multiple_choice", (9, 5, 7)), ("descriptive", (6, 8, 4)))
+        for i, length in enumerate(lengths)
+    ]
+    batches = list(_batches(records, 2))
+    assert [[len(r.question) for r in batch] for batch in batches] == [[9, 7], [5], [8, 6], [4]]
+    left = [record for record in records if record not in batches[0]]
+    assert sorted(map(str, _batches(left, 2))) == sorted(map(str, batches[1:]))
