@@ -13,14 +13,16 @@ from pydantic import BaseModel, Field, field_validator
 
 from kormed_edge.answers import read_tolerant
 from kormed_edge.api_errors import DOCUMENTED
+from kormed_edge.audit_api import parameters_of
 from kormed_edge.engine import Engine, among_each_other
 from kormed_edge.errors import EngineError
 from kormed_edge.openai_api import event_stream
 from kormed_edge.openai_requests import ApiModel, ModelName, Text
+from kormed_edge.phi import PERSONAL_DATA, find_phi
 from kormed_edge.prompts import NOTICE, question_messages
 from kormed_edge.records import format_question, split_options
 from kormed_edge.request import Piece, Request, TokenLogprob
-from kormed_edge.safety import find_warnings
+from kormed_edge.safety import find_guidance, find_warnings
 from kormed_edge.service import Service
 
 MAX_OPTIONS = 64
@@ -60,7 +62,7 @@ class Question(ApiModel):
 
 
 class Doubt(BaseModel):
-    """A warning in Korean and English."""
+    """A warning, or guidance, in Korean and English."""
 
     code: str
     ko: str
@@ -69,7 +71,8 @@ class Doubt(BaseModel):
 
 class AskAnswer(BaseModel):
     """`option` counts from 1; probabilities are among the options; `confidence` is that of the
-    option answered. They are null where there is nothing to tell."""
+    option answered; `guidance` says whom to call first. They are null where there is nothing to
+    tell."""
 
     answer: str
     finish_reason: str
@@ -77,14 +80,17 @@ class AskAnswer(BaseModel):
     option_probabilities: list[float] | None
     confidence: float | None
     warnings: list[Doubt]
+    guidance: Doubt | None
     model: str
     adapter: str | None
     sha256: str
     notice: str
+    request_id: str
 
 
 def ask_router(service: Service) -> APIRouter:
-    """POST /v1/ask. Streamed, it sends {"delta": text} events and at last the whole answer."""
+    """POST /v1/ask. Streamed, it sends {"delta": text} events, the first with any guidance, and at
+    last the whole answer."""
     router = APIRouter(prefix="/v1", dependencies=[Depends(service.require_open)])
     streamed = {"description": "The answer", "content": {"text/event-stream": {}}}
 
@@ -92,19 +98,35 @@ def ask_router(service: Service) -> APIRouter:
     async def ask(body: Question, http: HttpRequest) -> Response:
         adapter = service.adapter_of(body.model)
         choices = await asyncio.to_thread(lambda: body.choices)
+        found = await asyncio.to_thread(find_guidance, body.text)
+        guidance = asdict(found) if found else None
         answering = await service.start(
-            http, lambda engine: _request(engine, body.text, len(choices), service, adapter)
+            http,
+            lambda engine: _request(engine, body.text, len(choices), service, adapter),
+            prompt=body.text,
+            parameters=parameters_of(body),
+            adapter=adapter,
+            judged=True,
         )
+        personal = await asyncio.to_thread(find_phi, body.text)
 
         async def result(piece: Piece) -> dict[str, Any]:
             options = answering.generation.options
             judged = await asyncio.to_thread(appraise, piece, choices, options)
+            if personal:
+                judged["warnings"].append(asdict(PERSONAL_DATA))
+            await answering.audit.end(
+                option=judged["option"],
+                confidence=judged["confidence"],
+                warnings=[warning["code"] for warning in judged["warnings"]],
+            )
             identity = {"model": adapter or service.model, "adapter": adapter}
-            return {**judged, **identity, "sha256": service.sha256, "notice": NOTICE}
+            told = {"guidance": guidance, "sha256": service.sha256, "notice": NOTICE}
+            return {**judged, **identity, **told, "request_id": answering.audit.request_id}
 
         async def chunks(first: Piece) -> AsyncIterator[Any]:
             pieces = [first]
-            yield {"delta": first.text}
+            yield {"delta": first.text} | ({"guidance": guidance} if guidance else {})
             async for piece in answering:
                 pieces.append(piece)
                 if piece.text:

@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": "kormed_edge.demo",
     "serve": "kormed_edge.serve_command",
     "keys": "kormed_edge.keys_command",
+    "audit": "kormed_edge.audit_command",
     "ask": "kormed_edge.commands",
     "bench": "kormed_edge.bench_command",
     "bundle": "kormed_edge.bundle_command",

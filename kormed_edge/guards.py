@@ -1,6 +1,7 @@
 """What a request passes on its way to the API, and in which order."""
 
 import asyncio
+import ipaddress
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kormed_edge.api_keys import RequireKey
+from kormed_edge.api_keys import OPEN_PATHS, RequireKey
+from kormed_edge.audit_api import RequestIds
 from kormed_edge.limits import BODY_SECONDS, BodyLimit, RateLimit
 from kormed_edge.metrics import Metered, Metrics, MetricsPage
+from kormed_edge.page_api import FILES
 from kormed_edge.refusal import refusal
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ class Guards:
     body_seconds: float = BODY_SECONDS
     rate: int | None = None
     """Requests a minute of one key or address."""
+    local_only: bool = False
+    """Answer only to an IP address or localhost as the name of this service."""
 
 
 def guarded(app: ASGIApp, guards: Guards, metrics: Metrics) -> ASGIApp:
@@ -38,14 +43,47 @@ def guarded(app: ASGIApp, guards: Guards, metrics: Metrics) -> ASGIApp:
         app = RateLimit(app, per_minute=guards.rate)
     app = MetricsPage(app, metrics)
     if guards.keys is not None:
-        app = RequireKey(app, guards.keys)
+        # The page itself tells nothing, and is where a browser's user enters a key.
+        app = RequireKey(app, guards.keys, open_paths=(*OPEN_PATHS, *FILES))
+    if guards.local_only:
+        app = LocalHost(app)
     if guards.origins:
         # Outside of the keys: a browser asks whether it may ask before it sends one.
         app = CORSMiddleware(
             app, allow_origins=guards.origins, allow_methods=("GET", "POST"),
-            allow_headers=("Authorization", "Content-Type"), expose_headers=("Retry-After",),
+            allow_headers=("Authorization", "Content-Type"),
+            expose_headers=("Retry-After", "X-Request-Id"),
         )  # fmt: skip
-    return Metered(Faults(app), metrics)
+    return Metered(RequestIds(Faults(app)), metrics)
+
+
+class LocalHost:
+    """ASGI middleware: 421 when the Host header is a name other than localhost.
+
+    A page of any web site can let its own name point to 127.0.0.1, and its scripts may then read
+    what a service here answers (DNS rebinding). An IP address cannot be made to point elsewhere.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) == 1 and _is_local(hosts[0]):
+            return await self._app(scope, receive, send)
+        message = "call this service by its IP address or as localhost"
+        answer = refusal(421, message, type="invalid_request_error", code="wrong_host")
+        await answer(scope, receive, send)
+
+
+def _is_local(host: str) -> bool:
+    """Whether "NAME", "NAME:PORT" or "[ADDRESS]:PORT" is localhost or an IP address."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name.lower() == "localhost"
+    return True
 
 
 class Faults:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kormed_edge.page_api import FILES, page_router
 from kormed_edge.refusal import refusal
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ AGAIN_S = 5.0
 class LoadingApp:
     """An ASGI application that is the API once `load`, in a thread, has made it; until then, 503.
 
+    The clinician's page is there from the start, and says that the model loads.
     What `load` raises is kept as `failure`.
     """
 
@@ -26,7 +28,7 @@ class LoadingApp:
         self.app: FastAPI | None = None
         self.failure: BaseException | None = None
         self.draining = False
-        self._load = load
+        self._load, self._page = load, page_router()
         # A daemon, because nothing can stop llama.cpp while it loads.
         self._thread = threading.Thread(target=self._live, name="kormed-load", daemon=True)
 
@@ -64,6 +66,8 @@ class LoadingApp:
     def _while_loading(self, path: str) -> ASGIApp:
         if path == "/healthz":
             return JSONResponse({"status": "loading"})
+        if path in FILES:
+            return self._page
         code = "draining" if self.draining else "loading"
         message = "the service is stopping" if self.draining else "the model is loading"
         return refusal(503, message, type="service_unavailable", code=code, retry_after=AGAIN_S)

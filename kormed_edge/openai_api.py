@@ -11,6 +11,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
 from kormed_edge.api_errors import DOCUMENTED, as_api_error
+from kormed_edge.audit_api import parameters_of, prompt_of
 from kormed_edge.engine import Engine
 from kormed_edge.openai_requests import ChatRequest, CompletionRequest
 from kormed_edge.openai_shapes import ChatShape, CompletionShape, Shape, usage_of
@@ -60,7 +61,11 @@ def openai_router(service: Service) -> APIRouter:
             with_usage=body.with_usage,
             with_logprobs=tops is not None,
         )
-        return await _respond(service, http, make, shape, stream=bool(body.stream))
+        prompt = prompt_of([message.as_message() for message in body.messages])
+        answering = await service.start(
+            http, make, prompt=prompt, parameters=parameters_of(body), adapter=adapter
+        )
+        return await _respond(answering, shape, stream=bool(body.stream))
 
     @router.post("/completions", response_class=JSONResponse, responses=STREAMED)
     async def complete(body: CompletionRequest, http: HttpRequest) -> Response:
@@ -83,20 +88,15 @@ def openai_router(service: Service) -> APIRouter:
             with_usage=body.with_usage,
             with_logprobs=body.logprobs is not None,
         )
-        return await _respond(service, http, make, shape, stream=bool(body.stream))
+        answering = await service.start(
+            http, make, prompt=body.prompt, parameters=parameters_of(body), adapter=adapter
+        )
+        return await _respond(answering, shape, stream=bool(body.stream))
 
     return router
 
 
-async def _respond(
-    service: Service,
-    http: HttpRequest,
-    make: Callable[[Engine], Request],
-    shape: Shape,
-    *,
-    stream: bool,
-) -> Response:
-    answering = await service.start(http, make)
+async def _respond(answering: Attended, shape: Shape, *, stream: bool) -> Response:
     if stream:
         return await event_stream(answering, lambda first: _chunks(first, answering, shape))
     with closing(answering):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from kormed_edge.audit import AuditLog
     from kormed_edge.guards import Guards
     from kormed_edge.listening import Address, Server
     from kormed_edge.loading import LoadingApp
@@ -74,10 +75,27 @@ def limit_options(command: Any) -> Any:
     return command
 
 
+def audit_options(command: Any) -> Any:
+    """What is written down of requests."""
+    for option in (
+        click.option("--audit-retention", type=POSITIVE, metavar="DAYS",
+                     help="Prune older rows, once a day.  [default: never]"),
+        click.option("--audit-optional", is_flag=True,
+                     help="Answer also when the log cannot be written."),
+        click.option("--audit-content", type=FILE, metavar="KEYFILE",
+                     help="Keep texts too, sealed with the key of `kormed audit keygen`."),
+        click.option("--audit", type=FILE,
+                     help="Audit log, SQLite: hashes and numbers of every request."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.command("serve")
 @model_options
 @MAX_NEW_TOKENS
 @limit_options
+@audit_options
 @listen_options
 def serve_command(**given: Any) -> None:
     """Serve a GGUF on an OpenAI-compatible API, on this machine only by default.
@@ -104,7 +122,8 @@ def serve_command(**given: Any) -> None:
     for file in (path, *given["adapters"].values()):
         if not file.is_file():
             raise EngineError(f"{file} does not exist", "a GGUF file", "make export")
-    service = LoadingApp(_loader(path, given, metrics))
+    log = _audit_log(given)
+    service = LoadingApp(_loader(path, given, metrics, log))
     server = make_server(
         guarded(service, guards, metrics),
         service,
@@ -116,6 +135,8 @@ def serve_command(**given: Any) -> None:
     with listener(address) as sock:
         console.print(f"{address.shown(sock)}  (stop: Ctrl-C)", highlight=False)
         _run(server, service, sock)
+    if log is not None:
+        log.close()
     if service.loading:
         # Nothing can stop llama.cpp while it loads, and the interpreter's end would pull the
         # ground from under it.
@@ -131,13 +152,34 @@ def _run(server: "Server", service: "LoadingApp", sock: Any) -> None:
     service.close()
 
 
-def _loader(path: Path, given: dict[str, Any], metrics: "Metrics") -> "Callable[[], FastAPI]":
+def _audit_log(given: dict[str, Any]) -> "AuditLog | None":
+    """The log, open before anything listens; None without --audit."""
+    from kormed_edge.audit import AuditLog
+    from kormed_edge.audit_content import read_key
+
+    more = ("audit_content", "audit_optional", "audit_retention")
+    if given["audit"] is None:
+        if any(given[name] for name in more):
+            raise ConfigError("--audit-… without --audit", "a file for the log", "--audit audit.db")
+        return None
+    return AuditLog(
+        given["audit"],
+        content_key=read_key(given["audit_content"]) if given["audit_content"] else None,
+        required=not given["audit_optional"],
+        retention_days=given["audit_retention"],
+    )
+
+
+def _loader(
+    path: Path, given: dict[str, Any], metrics: "Metrics", log: "AuditLog | None"
+) -> "Callable[[], FastAPI]":
     """What verifies and loads the model and makes the API over it."""
+    from kormed_edge.audit_api import Audited
     from kormed_edge.server import create_app
 
     def load() -> "FastAPI":
         adapters: dict[str, Path] = given["adapters"]
-        digest, *_ = [
+        digest, *others = [
             verify_model(file, allow_unverified=given["allow_unverified"])
             for file in (path, *adapters.values())
         ]
@@ -156,6 +198,10 @@ def _loader(path: Path, given: dict[str, Any], metrics: "Metrics") -> "Callable[
             sha256=digest,
             max_new_tokens=given["max_new_tokens"],
             request_seconds=given["request_seconds"],
+            verified=not given["allow_unverified"],
+            audited=Audited(
+                log, model_sha256=digest, adapters=dict(zip(adapters, others, strict=True))
+            ),
         )
         metrics.watch(engine.status, model=path.stem, sha256=digest)
         metrics.paths |= set(app.openapi()["paths"])
@@ -202,7 +248,13 @@ def _guards(given: dict[str, Any]) -> "Guards":
             f"{given['api_keys']} holds no key", "one at least",
             f"kormed keys add NAME --file {given['api_keys']}",
         )  # fmt: skip
-    return Guards(keys=keys, origins=origins, max_body=given["max_body"], rate=given["rate"])
+    return Guards(
+        keys=keys,
+        origins=origins,
+        max_body=given["max_body"],
+        rate=given["rate"],
+        local_only=not (keys or given["insecure"] or given["unix_socket"]),
+    )
 
 
 def _adapters(given: tuple[str, ...]) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""The service: OpenAI's API and the domain's own over one engine."""
+"""The service: OpenAI's API, the domain's own and the clinician's page over one engine."""
 
 from typing import Any
 
@@ -7,8 +7,10 @@ from fastapi import FastAPI
 from kormed_edge import __version__
 from kormed_edge.api_errors import DOCUMENTED, add_error_handlers
 from kormed_edge.ask_api import ask_router
+from kormed_edge.audit_api import Audited, feedback_router
 from kormed_edge.engine import Engine
 from kormed_edge.openai_api import openai_router
+from kormed_edge.page_api import page_router, status_router
 from kormed_edge.service import Service
 
 
@@ -19,9 +21,11 @@ def create_app(
     sha256: str,
     max_new_tokens: int,
     request_seconds: float = 300.0,
+    verified: bool | None = None,
+    audited: Audited | None = None,
 ) -> FastAPI:
     """The API over an engine. `model` is the name that clients see; an adapter of the engine is a
-    model of its own name.
+    model of its own name. `verified` says whether its file was held against a manifest.
 
     `app.state.engine` may be None until the model is loaded, and `app.state.draining` is set to
     stop: /readyz and new requests are then answered with 503. An answer that has not begun after
@@ -35,10 +39,14 @@ def create_app(
         sha256=sha256,
         max_new_tokens=max_new_tokens,
         request_seconds=request_seconds,
+        audited=audited or Audited(None, model_sha256=sha256),
     )
     add_error_handlers(app)
     app.include_router(openai_router(service))
     app.include_router(ask_router(service))
+    app.include_router(feedback_router(service.audited))
+    app.include_router(status_router(service, verified=verified))
+    app.include_router(page_router())
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:

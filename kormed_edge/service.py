@@ -4,9 +4,10 @@ An answer that nobody waits for gives its slot back, and one that takes too long
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
@@ -14,12 +15,11 @@ from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
 from kormed_edge.api_errors import ApiError
+from kormed_edge.audit import Prompt
+from kormed_edge.audit_api import CLIENT_GONE, Audited, Handle
 from kormed_edge.engine import Engine
 from kormed_edge.generation import AsyncGeneration
 from kormed_edge.request import Piece, Request
-
-CLIENT_GONE = 499
-"""What nginx logs for a client that went away; nobody receives it."""
 
 
 class Attended(AsyncIterator[Piece]):
@@ -30,20 +30,32 @@ class Attended(AsyncIterator[Piece]):
     """
 
     def __init__(
-        self, generation: AsyncGeneration, http: HttpRequest, deadline: float | None
+        self, generation: AsyncGeneration, http: HttpRequest, deadline: float | None, audit: Handle
     ) -> None:
-        self.generation = generation
+        self.generation, self.audit = generation, audit
         self._deadline = deadline
         self._spoke = self._late = False
         self._watch = asyncio.create_task(self._cancel_when_gone(http))
 
     async def __anext__(self) -> Piece:
+        """Returns when the audit log has what it must have before the piece is sent."""
+        try:
+            piece = await self._next()
+        except StopAsyncIteration:
+            raise
+        except BaseException as error:
+            self.audit.failed(error)
+            raise
+        await self.audit.heard(piece, self.generation)
+        return piece
+
+    async def _next(self) -> Piece:
         try:
             async with asyncio.timeout_at(self._deadline):
                 piece = await anext(self.generation)
         except TimeoutError:
             self._end_late()
-            return await anext(self)
+            return await self._next()
         self._spoke = True
         if piece.finish_reason != "cancelled":
             return piece
@@ -77,6 +89,7 @@ class Attended(AsyncIterator[Piece]):
         """Give the slot back, if it is still held."""
         self._watch.cancel()
         self.generation.close()
+        self.audit.close()
 
 
 class EventStream(StreamingResponse):
@@ -99,9 +112,11 @@ class Service:
     """The engine of an app, and under which names and limits it answers."""
 
     def __init__(
-        self, state: State, *, model: str, sha256: str, max_new_tokens: int, request_seconds: float
-    ) -> None:
+        self, state: State, *, model: str, sha256: str, max_new_tokens: int, request_seconds: float,
+        audited: Audited,
+    ) -> None:  # fmt: skip
         """`state` has `engine`, None until it is loaded, and `draining`."""
+        self.audited = audited
         self.model, self.sha256 = model, sha256
         self.max_new_tokens = max_new_tokens
         self._state, self._seconds = state, request_seconds
@@ -138,12 +153,23 @@ class Service:
             404, f"no model {name}; there is {known}", code="model_not_found", param="model"
         )
 
-    async def start(self, http: HttpRequest, make: Callable[[Engine], Request]) -> Attended:
-        """Put the request that `make` makes in the queue.
+    async def start(
+        self, http: HttpRequest, make: Callable[[Engine], Request], *, prompt: Prompt,
+        parameters: Mapping[str, Any], adapter: str | None, judged: bool = False,
+    ) -> Attended:  # fmt: skip
+        """Put the request that `make` makes in the queue, once the audit log has it.
 
         `make` runs in a thread, where it may tokenize for milliseconds.
         """
         engine, loop = self.engine, asyncio.get_running_loop()
         deadline = loop.time() + self._seconds
-        generation = await asyncio.to_thread(lambda: engine.submit_async(make(engine), loop))
-        return Attended(generation, http, deadline)
+        audit = await self.audited.begin(
+            http, prompt, parameters=parameters, adapter=adapter, judged=judged
+        )
+        try:
+            generation = await asyncio.to_thread(lambda: engine.submit_async(make(engine), loop))
+        except BaseException as error:
+            audit.failed(error)
+            audit.close()
+            raise
+        return Attended(generation, http, deadline, audit)
