@@ -4,13 +4,10 @@ import re
 import unicodedata
 from collections import Counter
 
+from kormed_edge.safety import has_han
+
 TEXT_VERSION = "1"
 
-# Script=Han of Unicode's Scripts.txt, with the unassigned rest of planes 2 and 3.
-_HAN = re.compile(
-    "[\u2e80-\u2fd5\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufad9\U00016ff0\U00016ff1\U00020000-\U0003ffff]"
-)
 _ENDING = re.compile("(?:입니다|이에요|이다|예요)$")
 _HANGUL_FIRST, _HANGUL_LAST, _FINALS = 0xAC00, 0xD7A3, 28
 
@@ -70,7 +67,7 @@ def han_leak(text: str) -> bool:
 
     Hanja in a correct answer count too, so it is the increase between two arms that matters.
     """
-    return _HAN.search(text) is not None
+    return has_han(text)
 
 
 def non_korean_share(text: str) -> float:

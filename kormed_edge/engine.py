@@ -63,12 +63,12 @@ class Engine:
         `context` is in tokens for each slot, `threads` None takes all cores, `gpu_layers` None as
         many as fit. `prefix` are the messages with which prompts begin as a rule: computed once and
         kept, for requests without an adapter. `reuse` False takes nothing else from one prompt to
-        another: what `answer_all` gives is then the same to the last bit whatever was asked
-        before. `queue` is how many requests
-        may wait for a slot, None any number. `on_end` is called by the engine's thread with every
-        request that has ended, and must not fail. Raises `EngineError` when
-        llama.cpp cannot load a file or memory does not suffice. Files are not verified here:
-        `verify_model` does that for models and adapters alike.
+        another, and reads prompts without regard to who waits for the next token: what `answer_all`
+        gives is then the same to the last bit whatever was asked before. `queue` is how many
+        requests may wait for a slot, None any number. `on_end` is called by the engine's thread
+        with every request that has ended, and must not fail. Raises `EngineError` when llama.cpp
+        cannot load a file or memory does not suffice. Files are not verified here: `verify_model`
+        does that for models and adapters alike.
         """
         for path in (model, *adapters.values()):
             if not path.is_file():
@@ -79,8 +79,9 @@ class Engine:
         self.memory: MemoryPlan = plan_memory(
             ModelShape.read(model),
             context=context,
-            slots=slots + bool(prefix),
+            slots=slots,
             batch=BATCH,
+            shared=sum(_most_tokens(message) for message in prefix),
             adapters=sum(path.stat().st_size for path in adapters.values()),
             gpu_layers=gpu_layers,
         )
@@ -268,6 +269,11 @@ class Engine:
                 "score them by generating, or number them",
             )
         return tokens
+
+
+def _most_tokens(message: Message) -> int:
+    """How many tokens a message can have at most: a byte each, and those of its turn."""
+    return len(message["role"].encode()) + len(message["content"].encode()) + 4
 
 
 def _whole(generation: Generation) -> Answer:

@@ -87,6 +87,16 @@ class GgufHeader:
         at = self._find(key, _ARRAY)
         return None if at is None else int(self._ggml.gguf_get_arr_n(self._gguf, at))
 
+    def tensor_size(self, name: str) -> int:
+        """Bytes; 0 for a tensor that is not there."""
+        at = self._ggml.gguf_find_tensor(self._gguf, name.encode())
+        return int(self._ggml.gguf_get_tensor_size(self._gguf, at)) if at >= 0 else 0
+
+    @property
+    def data_offset(self) -> int:
+        """Where the tensors' bytes begin in the file."""
+        return int(self._ggml.gguf_get_data_offset(self._gguf))
+
     def _find(self, key: str, *types: int) -> int | None:
         at: int = self._ggml.gguf_find_key(self._gguf, key.encode())
         return at if at >= 0 and self._ggml.gguf_get_kv_type(self._gguf, at) in types else None
@@ -115,6 +125,9 @@ def _library() -> Any:
         ("gguf_get_arr_data", numbers, (pointer, index)),
         ("gguf_get_val_data", numbers, (pointer, index)),
         ("gguf_get_val_str", text, (pointer, index)),
+        ("gguf_find_tensor", index, (pointer, text)),
+        ("gguf_get_tensor_size", ctypes.c_size_t, (pointer, index)),
+        ("gguf_get_data_offset", ctypes.c_size_t, (pointer,)),
         ("ggml_backend_dev_count", ctypes.c_size_t, ()),
         ("ggml_backend_dev_get", pointer, (ctypes.c_size_t,)),
         ("ggml_backend_dev_type", ctypes.c_int, (pointer,)),

@@ -42,8 +42,8 @@ class LoadingApp:
         except BaseException as error:
             self.failure = error
         else:
-            app.state.draining = self.draining
             self.app = app
+            app.state.draining = self.draining  # after it can be found, or a signal could be missed
 
     @property
     def loading(self) -> bool:

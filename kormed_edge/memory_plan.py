@@ -100,15 +100,17 @@ def plan_memory(
     context: int,
     slots: int,
     batch: int,
+    shared: int = 0,
     adapters: int = 0,
     gpu_layers: int | None = None,
 ) -> MemoryPlan:
     """Reckon and check; `EngineError` with numbers when the model cannot fit.
 
-    `adapters` is the size of their files; `gpu_layers` None takes as many as fit.
+    `shared` are tokens that are held beside those of the slots, once for all. `adapters` is the size
+    of their files; `gpu_layers` None takes as many as fit.
     """
     cards = gpus()
-    plan = _plan(shape, context, slots, batch, adapters, gpu_layers, cards)
+    plan = _plan(shape, context * slots + shared, slots, batch, adapters, gpu_layers, cards)
     free = sum(card.free for card in cards)
     what = f"{slots} {'slots' if slots > 1 else 'slot'} of {context:,} tokens"
     if cards and plan.on_gpus > free:
@@ -119,10 +121,10 @@ def plan_memory(
 
 
 def _plan(
-    shape: ModelShape, context: int, slots: int, batch: int, adapters: int,
+    shape: ModelShape, tokens: int, slots: int, batch: int, adapters: int,
     gpu_layers: int | None, cards: list[Gpu],
 ) -> MemoryPlan:  # fmt: skip
-    cells = -(-context * slots // 256) * 256  # llama.cpp rounds up
+    cells = -(-tokens // 256) * 256  # llama.cpp rounds up
     activations = batch * _F32 * (2 * shape.feed_forward + 10 * shape.embedding)
     mask = batch * cells * _F16
     logits = 2 * slots * shape.vocabulary * _F32

@@ -5,7 +5,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import c_char_p, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from math import ceil, inf
 from pathlib import Path
@@ -145,28 +144,10 @@ def weights_per_token(model: Path) -> int:
     All but the table of embeddings, of which it reads a row; where the table is the output layer
     too, all.
     """
-    with _Tensors(model) as tensors:
-        table = tensors.size("token_embd.weight") if tensors.size("output.weight") else 0
-        return model.stat().st_size - tensors.data_offset - table
-
-
-class _Tensors(GgufHeader):
-    def __enter__(self) -> "_Tensors":
-        return self
-
-    def size(self, name: str) -> int:
-        """Bytes; 0 for a tensor that is not there."""
-        find, size = self._ggml.gguf_find_tensor, self._ggml.gguf_get_tensor_size
-        find.restype, find.argtypes = c_int64, (c_void_p, c_char_p)
-        size.restype, size.argtypes = c_size_t, (c_void_p, c_int64)
-        at = find(self._gguf, name.encode())
-        return int(size(self._gguf, at)) if at >= 0 else 0
-
-    @property
-    def data_offset(self) -> int:
-        offset = self._ggml.gguf_get_data_offset
-        offset.restype, offset.argtypes = c_size_t, (c_void_p,)
-        return int(offset(self._gguf))
+    with GgufHeader(model) as header:
+        has_output = header.tensor_size("output.weight") > 0
+        table = header.tensor_size("token_embd.weight") if has_output else 0
+        return model.stat().st_size - header.data_offset - table
 
 
 def read_bandwidth(threads: int, size: int, times: int = 5) -> float:

@@ -427,6 +427,13 @@ def test_group_is_answered_the_same_to_the_last_bit_whatever_came_before(base: P
         assert engine.answer_all(wanted) == first
 
 
+def test_plan_holds_what_the_prefix_needs(base: Path) -> None:
+    with load_random(base) as plain, load_random(base, prefix=[SYSTEM_MESSAGE]) as engine:
+        [request] = group(engine, "")
+        a_token = plain.memory.kv // plain.context
+        assert a_token * 4096 > engine.memory.kv - plain.memory.kv >= a_token * len(request.ids)
+
+
 def test_prefix_is_at_hand_for_the_first_prompt_and_changes_no_answer(base: Path) -> None:
     with load_random(base) as plain:
         [request] = group(plain, "가장 먼저 할 검사는?")

@@ -22,6 +22,17 @@ def test_key_that_is_missing_or_of_another_type_has_no_value(scripted_gguf: Path
         assert header.length("nothing") is None
 
 
+def test_header_tells_where_tensors_lie_and_how_large_they_are(scripted_gguf: Path) -> None:
+    from gguf import GGUFReader
+
+    reader = GGUFReader(scripted_gguf)
+    with GgufHeader(scripted_gguf) as header:
+        sizes = {tensor.name: header.tensor_size(tensor.name) for tensor in reader.tensors}
+        assert sizes == {tensor.name: tensor.n_bytes for tensor in reader.tensors}
+        assert header.data_offset == reader.data_offset
+        assert header.tensor_size("nothing") == 0
+
+
 def test_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(b"not one")

@@ -57,6 +57,11 @@ def test_size_is_told_before_loading(machine: Any) -> None:
     assert (plan().gpu_layers, plan().on_gpus) == (0, 0)
 
 
+def test_shared_beginning_takes_its_own_tokens_and_no_slot(machine: Any) -> None:
+    machine(8)
+    assert plan(shared=256).kv - plan().kv == 256 * 57_344
+
+
 def test_model_that_cannot_fit_is_refused_with_numbers(machine: Any) -> None:
     machine(4.5)
     with pytest.raises(EngineError) as refusal:

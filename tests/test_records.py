@@ -60,6 +60,6 @@ def test_a_missing_split_names_the_command_that_makes_it(tmp_path):
 
 
 def test_long_gap_in_an_option_is_searched_once():
-    """A pattern that tries every end of a gap would take its square: half a minute here."""
-    gap = "가" + " " * 60_000 + "나"
+    """A pattern that tries every end of a gap would take its square: hours here."""
+    gap = "가" + " " * 1_000_000 + "나"
     assert split_options(f"어느 것인가?\n1) {gap}\n2) 다 ") == ("어느 것인가?", [gap, "다"])

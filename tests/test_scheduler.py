@@ -348,3 +348,17 @@ def test_jobs_that_come_together_are_taken_together_or_not_at_all(loop: Make) ->
     made.scheduler.submit(*jobs[:2])
     made.scheduler.start()
     assert [text(generation)[1] for generation in generations[:2]] == ["length"] * 2
+
+
+def test_without_reuse_an_idle_scheduler_begins_with_an_empty_cache_and_the_first_slot(
+    loop: Make,
+) -> None:
+    made = loop(slots=2, reuse=False)
+    pair = [made.add([1, 2], 5), made.add([3, 4], 1)]  # the second slot is free first
+    made.scheduler.start()
+    for answer in pair:
+        list(answer)
+    steps, forgotten = len(made.context.steps), len(made.context.forgotten)
+    list(made.add([5, 6], 1))
+    assert made.context.lengths()[steps:] == [[(0, 2)]]
+    assert made.context.forgotten[forgotten:][:2] == [(0, 0), (1, 0)]

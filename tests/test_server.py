@@ -233,3 +233,13 @@ def test_two_hundred_clients_wait_without_threads(scripted_gguf: Path) -> None:
 
     with Engine(scripted_gguf, context=256, threads=1, slots=4) as engine:
         assert asyncio.run(many(serve(engine))) == [ANSWER] * 200
+
+
+def test_service_of_an_engine_that_has_ended_is_not_ready() -> None:
+    engine = Endless("심")
+    engine.is_open = False
+    client = client_of(engine)
+    for answer in (client.get("/readyz"), chat(client)):
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "unavailable"
+    assert not engine.begun
