@@ -106,8 +106,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """Reckon and check; `EngineError` with numbers when the model cannot fit.
 
-    `shared` are tokens that are held beside those of the slots, once for all. `adapters` is the size
-    of their files; `gpu_layers` None takes as many as fit.
+    `shared` are tokens that are held beside those of the slots, once for all. `adapters` is the
+    size of their files; `gpu_layers` None takes as many as fit.
     """
     cards = gpus()
     plan = _plan(shape, context * slots + shared, slots, batch, adapters, gpu_layers, cards)
