@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from eval.predictions import Prediction, make_prediction, option_numbers
 from eval.protocol import Protocol
+from kormed_edge.calibration import mean_logprob
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EvalError
 from kormed_edge.prompt_tokens import PromptTokens, open_tokens
 from kormed_edge.prompts import END, SYSTEM_MESSAGE, question_messages
-from kormed_edge.records import Record
+from kormed_edge.records import MULTIPLE_CHOICE, Record
 from kormed_edge.request import Request
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _answer_group(
             protocol.max_new_tokens,
             stop=protocol.stop,
             options=_option_tokens(engine, record) if protocol.chat else (),
+            logprobs=0 if _is_free(record, protocol) else None,
         )
         for record, ids in prompts.items()
     ]
@@ -105,7 +107,13 @@ def _answer_group(
             answer.completion_tokens,
             seconds,
             answer.option_probabilities,
+            mean_logprob([token.logprob for token in answer.logprobs]) if answer.logprobs else None,
         )
+
+
+def _is_free(record: Record, protocol: Protocol) -> bool:
+    """Whether the probability of the answer's own tokens is all that tells how sure it is."""
+    return protocol.chat and record.q_type != MULTIPLE_CHOICE
 
 
 def _option_tokens(engine: Engine, record: Record) -> tuple[int, ...]:

@@ -7,12 +7,13 @@ from typing import Any
 import click
 from rich.table import Table
 
+from eval.acceptance_options import OnSite, acceptance_options
 from eval.items import choose_records
 from eval.predictions import file_name, read_predictions
 from kormed_edge.config import EvalConfig
 from kormed_edge.errors import StageError
 from kormed_edge.manifest import read_manifest, write_json
-from kormed_edge.options import RUN, RUNS_DIR, RunOptions, run_options
+from kormed_edge.options import RUNS_DIR, RunOptions, run_options
 from kormed_edge.progress import Update, console, progress
 from kormed_edge.ranks import led
 from kormed_edge.records import read_records
@@ -47,16 +48,27 @@ def eval_command(options: RunOptions, limit: int | None) -> None:
 
 
 @click.command("verify")
-@RUN
+@click.option("--run", "run_name", metavar="NAME", help="Name of the run.")
 @RUNS_DIR
+@acceptance_options
 @click.pass_context
-def verify_command(ctx: click.Context, run_name: str, runs_dir: Path) -> None:
+def verify_command(
+    ctx: click.Context, run_name: str, runs_dir: Path, on_site: OnSite | None
+) -> None:
     """Check a run's manifests and files, then decide the gate anew from its predictions.
+
+    With --acceptance, check an installed bundle, answer its acceptance set on this machine and
+    hold the answers against the sealed ones; the report is signed with a key of this site.
 
     \b
     Exit codes: 0 PASS · 1 damaged or unfinished · 3 FAIL · 4 INCONCLUSIVE
     Example:    kormed verify --run demo
+                kormed verify --acceptance
     """
+    if on_site is not None:
+        from eval.acceptance_command import verify_on_site
+
+        ctx.exit(GATE_EXIT[verify_on_site(on_site).verdict.outcome])
     run = runs_dir / run_name
     problems = verify_chain(run)
     if problems:
@@ -77,12 +89,14 @@ def verify_command(ctx: click.Context, run_name: str, runs_dir: Path) -> None:
 def evaluate(options: RunOptions) -> None:
     from eval.answering import answer_all
     from eval.arms import choose_arms
+    from eval.calibration_step import calibrate_arms, choose_calibrated, measure_arms
     from eval.protocol import kit
 
     config = options.config.values.eval
     options.show("eval")
     gguf = require_stage(options.run, "gguf")
     arms = choose_arms(config.arms, gguf)
+    calibrated = choose_calibrated(config, arms, gguf)
     encoder = _encoder(config)
     settings = {"eval": config.model_dump(mode="json")}
     with open_stage(
@@ -100,8 +114,12 @@ def evaluate(options: RunOptions) -> None:
             options.run, arms, records, kit(config.max_new_tokens), draft.folder,
             batch_size=config.batch_size, slots=config.slots,
         )  # fmt: skip
+        calibrations = calibrate_arms(options.run, calibrated, draft.folder, config)
         with progress("eval: score", len(arms)) as update:
             scores = _score_all(arms, draft.folder, encoder, update)
+            for arm, measured in measure_arms(calibrations, draft.folder).items():
+                if arm in scores:
+                    scores[arm]["calibration"] = measured
             write_json(draft.folder / "scores.json", scores)
         write_json(
             draft.folder / "verdict.json", decide_from_files(options.run, draft.folder, config)

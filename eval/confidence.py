@@ -6,6 +6,7 @@ share of right answers among those of 80 % confidence is 80 %.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,24 @@ RESAMPLES = 2000
 SEED = 42
 
 Floats = npt.NDArray[np.float64]
+
+
+class Sure(Protocol):
+    """What is held, how surely, and whether it is so."""
+
+    @property
+    def confidence(self) -> float: ...
+
+    @property
+    def correct(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An answer as a user gets it: with one confidence, right or wrong."""
+
+    confidence: float
+    correct: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +53,10 @@ class Belief:
         return max(self.probabilities)
 
     @property
+    def correct(self) -> bool:
+        return self.option == self.right
+
+    @property
     def brier(self) -> float:
         """Squared distance to certainty in the right option; 0 is best, 2 worst (Brier 1950)."""
         return sum((p - (i == self.right)) ** 2 for i, p in enumerate(self.probabilities, 1))
@@ -50,13 +73,13 @@ class Bin:
     accuracy: float
 
 
-def calibration_error(beliefs: Sequence[Belief], bins: int = BINS) -> float:
+def calibration_error(beliefs: Sequence[Sure], bins: int = BINS) -> float:
     """Expected calibration error over bins of equal width (Guo et al. 2017), from 0 to 1."""
     confidence, right = _columns(beliefs)
     return float(_errors(confidence[None], right[None], bins)[0])
 
 
-def calibration_interval(beliefs: Sequence[Belief], bins: int = BINS) -> tuple[float, float]:
+def calibration_interval(beliefs: Sequence[Sure], bins: int = BINS) -> tuple[float, float]:
     """95 % bootstrap interval of the calibration error over items."""
     confidence, right = _columns(beliefs)
     chosen = np.random.default_rng(SEED).integers(0, len(right), (RESAMPLES, len(right)))
@@ -65,7 +88,7 @@ def calibration_interval(beliefs: Sequence[Belief], bins: int = BINS) -> tuple[f
 
 
 def calibration_change(
-    before: Sequence[Belief], after: Sequence[Belief], confidence: float, bins: int = BINS
+    before: Sequence[Sure], after: Sequence[Sure], confidence: float, bins: int = BINS
 ) -> tuple[float, float, float]:
     """By how much the calibration error rose between two arms' beliefs about the same items, and
     one-sided bootstrap bounds of it, lower and upper, each at `confidence`."""
@@ -78,7 +101,7 @@ def calibration_change(
     return change, float(low), float(high)
 
 
-def reliability(beliefs: Sequence[Belief], bins: int = BINS) -> list[Bin]:
+def reliability(beliefs: Sequence[Sure], bins: int = BINS) -> list[Bin]:
     """The bins that hold items, from the least confident."""
     confidence, right = _columns(beliefs)
     place = _places(confidence, bins)
@@ -95,11 +118,11 @@ def reliability(beliefs: Sequence[Belief], bins: int = BINS) -> list[Bin]:
     ]
 
 
-def _columns(beliefs: Sequence[Belief]) -> tuple[Floats, Floats]:
+def _columns(beliefs: Sequence[Sure]) -> tuple[Floats, Floats]:
     if not beliefs:
         raise ValueError("no items")
     confidence = np.array([belief.confidence for belief in beliefs], dtype=np.float64)
-    right = np.array([belief.option == belief.right for belief in beliefs], dtype=np.float64)
+    right = np.array([belief.correct for belief in beliefs], dtype=np.float64)
     return confidence, right
 
 

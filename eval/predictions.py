@@ -27,10 +27,13 @@ def make_prediction(
     n_tokens: int,
     seconds: float,
     option_probabilities: Sequence[float] = (),
+    mean_logprob: float | None = None,
 ) -> Prediction:
     """One line of a predictions file. `option_probabilities` are there for multiple choice: what
-    the model held each option's number for, before it wrote one."""
+    the model held each option's number for, before it wrote one. `mean_logprob` is there for free
+    text of a GGUF: the mean log-probability of its tokens, in nats."""
     likelihood = {"option_probabilities": [round(p, 6) for p in option_probabilities]}
+    certainty = {} if mean_logprob is None else {"mean_logprob": round(mean_logprob, 6)}
     return {
         **record.to_dict(),
         "output": output,
@@ -38,6 +41,7 @@ def make_prediction(
         "n_tokens": n_tokens,
         "seconds": round(seconds, 4),
         **(likelihood if option_probabilities else {}),
+        **certainty,
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from eval.cases import Cases, largest_changes
 from eval.flips import Flips, find_flips
 from eval.predictions import file_name, read_predictions
+from eval.report_confidence import KINDS, certainty_tables, reliability_lines
 from eval.report_figures import draw_groups, draw_loss, draw_overall, draw_reliability
 from eval.report_page import render_page
 from eval.report_tables import (
@@ -124,6 +125,10 @@ def _draw_figures(evidence: Evidence, folder: Path) -> list[Path]:
         title = "확신과 실제 정답률 · reliability"
         draw_reliability(scores, arms, title, folder / "reliability.png")
         names.append("reliability")
+    for kind, lines in reliability_lines(scores, evidence.verdict["candidate"]).items():
+        title, name = f"{KINDS[kind].ko} · {KINDS[kind].en}", f"calibration_{kind}"
+        draw_reliability(lines, list(lines), title, folder / f"{name}.png")
+        names.append(name)
     return [folder / f"{name}.png" for name in names]
 
 
@@ -169,6 +174,8 @@ def _context(run: Path, evidence: Evidence, images: dict[str, Any]) -> dict[str,
         "score_rows": score_rows(scores),
         "type_groups": {family: type_groups(scores, family) for family in ("ko", "paper")},
         "domain_tables": {metric: domain_rows(scores, metric) for metric in _DOMAIN_TABLES},
+        "certainties": certainty_tables(scores),
+        "confidence_kinds": KINDS,
         "flips": _flips(run / "eval", verdict),
         "cases": _cases(run / "eval", scores),
         "case_arms": CASE_ARMS,

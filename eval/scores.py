@@ -66,6 +66,7 @@ class PredictionShape(BaseModel):
     n_tokens: int = Field(ge=0)
     seconds: float = Field(ge=0)
     option_probabilities: list[float] = []
+    mean_logprob: float | None = Field(default=None, le=0)
 
 
 @dataclass(frozen=True, slots=True)

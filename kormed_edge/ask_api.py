@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, field_validator
 from kormed_edge.answers import read_tolerant
 from kormed_edge.api_errors import DOCUMENTED
 from kormed_edge.audit_api import parameters_of
+from kormed_edge.calibration import LOW_CONFIDENCE, Calibration, level_of
 from kormed_edge.engine import Engine, among_each_other
 from kormed_edge.errors import EngineError
 from kormed_edge.openai_api import event_stream
@@ -23,7 +24,7 @@ from kormed_edge.prompts import NOTICE, question_messages
 from kormed_edge.records import format_question, split_options
 from kormed_edge.request import Piece, Request, TokenLogprob
 from kormed_edge.safety import find_guidance, find_warnings
-from kormed_edge.service import Service
+from kormed_edge.service import Service, joined
 
 MAX_OPTIONS = 64
 MAX_SCORED = 9
@@ -69,16 +70,27 @@ class Doubt(BaseModel):
     en: str
 
 
+class Words(BaseModel):
+    """One thing said in Korean and English."""
+
+    ko: str
+    en: str
+
+
 class AskAnswer(BaseModel):
     """`option` counts from 1; probabilities are among the options; `confidence` is that of the
-    option answered; `guidance` says whom to call first. They are null where there is nothing to
-    tell."""
+    option answered, or, if `calibrated`, that a free answer is right, and `confidence_words` says
+    how high it is; `guidance` says whom to call first. They are null where there is nothing to
+    tell. `calibrated` says that of answers with this confidence about this share was right on the
+    model's validation split; otherwise it is the model's own opinion."""
 
     answer: str
     finish_reason: str
     option: int | None
     option_probabilities: list[float] | None
     confidence: float | None
+    confidence_words: Words | None
+    calibrated: bool
     warnings: list[Doubt]
     guidance: Doubt | None
     model: str
@@ -111,8 +123,8 @@ def ask_router(service: Service) -> APIRouter:
         personal = await asyncio.to_thread(find_phi, body.text)
 
         async def result(piece: Piece) -> dict[str, Any]:
-            options = answering.generation.options
-            judged = await asyncio.to_thread(appraise, piece, choices, options)
+            options, known = answering.generation.options, service.calibration_of(adapter)
+            judged = await asyncio.to_thread(appraise, piece, choices, options, known)
             if personal:
                 judged["warnings"].append(asdict(PERSONAL_DATA))
             await answering.audit.end(
@@ -131,8 +143,7 @@ def ask_router(service: Service) -> APIRouter:
                 pieces.append(piece)
                 if piece.text:
                     yield {"delta": piece.text}
-            text = "".join(piece.text for piece in pieces)
-            yield await result(Piece(text, pieces[-1].finish_reason))
+            yield await result(joined(pieces))
 
         if body.stream:
             return await event_stream(answering, chunks)
@@ -150,6 +161,8 @@ def _request(
         service.max_new_tokens,
         adapter=adapter,
         options=_option_tokens(engine, options),
+        # How sure a free answer is stands in the probabilities of its tokens alone.
+        logprobs=None if options or service.calibration_of(adapter) is None else 0,
     )
 
 
@@ -164,24 +177,40 @@ def _option_tokens(engine: Engine, options: int) -> tuple[int, ...]:
 
 
 def appraise(
-    piece: Piece, choices: Sequence[str], scored: Sequence[TokenLogprob]
+    piece: Piece,
+    choices: Sequence[str],
+    scored: Sequence[TokenLogprob],
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """What an answer says, how likely the model held it, and what to be wary of."""
+    """What an answer says, how sure it is, and what to be wary of.
+
+    Without a calibration a free answer has no confidence, and an option the probability that the
+    model gives it.
+    """
     option = read_tolerant(piece.text, choices).option if choices else None
-    probabilities = list(among_each_other(scored)) or None
+    own = among_each_other(scored)
+    scaled = calibration.of_options(own) if calibration else None
+    probabilities = list(scaled or own) or None
     confidence = probabilities[option - 1] if probabilities and option else None
+    if calibration and not choices:
+        confidence = calibration.of_text([token.logprob for token in piece.logprobs])
+    threshold = calibration.threshold if calibration else LOW_CONFIDENCE
     warnings = find_warnings(
         piece.text,
         unfinished=piece.finish_reason == "length",
         has_options=bool(choices),
         option=option,
         confidence=confidence,
+        threshold=threshold,
     )
+    level = None if confidence is None else level_of(confidence, threshold)
     return {
         "answer": piece.text,
         "finish_reason": piece.finish_reason,
         "option": option,
         "option_probabilities": probabilities,
         "confidence": confidence,
+        "confidence_words": level._asdict() if level else None,
+        "calibrated": confidence is not None and (scaled is not None or not choices),
         "warnings": [asdict(warning) for warning in warnings],
     }

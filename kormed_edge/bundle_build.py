@@ -35,6 +35,7 @@ from kormed_edge.bundle_signing import (
     fingerprint,
 )
 from kormed_edge.bundle_texts import other_texts
+from kormed_edge.calibration import BUNDLED, calibration_file, read_calibration
 from kormed_edge.disk import require_space
 from kormed_edge.errors import BundleError
 from kormed_edge.manifest import MANIFEST, Manifest, manifest_hash, read_manifest
@@ -192,9 +193,23 @@ def _describe(
     texts = {kept.file: content for kept, content in sets.items()}
     texts |= {name: (run / stage / MANIFEST).read_bytes() for stage, name in CHAIN.items()}
     report = read_manifest(run / "report").files
+    texts |= _calibration(order, model.sha256)
     texts |= {f"report/{name}": (run / "report" / name).read_bytes() for name in report}
     text = json.dumps(described.model_dump(mode="json"), ensure_ascii=False, indent=2)
     return described, {DESCRIPTION: f"{text}\n".encode(), **texts}
+
+
+def _calibration(order: Order, model_sha256: str) -> dict[str, bytes]:
+    """How sure the model may be, beside it, where `kormed serve` looks; none if it has none."""
+    path = order.run / "eval" / calibration_file(order.type)
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    entry = read_manifest(path.parent).files.get(path.name)
+    if entry is None or entry.sha256 != sha256(content).hexdigest():
+        raise BundleError(f"{path} is not the file of its manifest", remedy="kormed verify")
+    read_calibration(path, model_sha256)  # raises for another model's
+    return {f"model/{BUNDLED}": content}
 
 
 def _sign(

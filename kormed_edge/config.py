@@ -62,7 +62,13 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(1024, gt=0, description="tokens; longer samples are cut")
     optimizer: Literal["paged_adamw_8bit", "adamw_8bit", "adamw_torch"] = "paged_adamw_8bit"
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: bool | Annotated[int, Field(ge=0)] = Field(
+        default=True, description="layers recomputed in the backward pass: all, none, or how many"
+    )
+    tokens_per_batch: int | None = Field(
+        None, gt=0, description="cut micro-batches into packs of at most so many tokens"
+    )
+    compile: bool = Field(default=True, description="compile the decoder layers, on a GPU")
     loss: Literal["sequence", "answer"] = Field(
         "sequence", description="tokens that the loss counts"
     )
@@ -70,6 +76,23 @@ class TrainConfig(Section):
     log_steps: int = Field(10, gt=0)
     eval_steps: int = Field(100, gt=0, description="optimizer steps between validations")
     save_steps: int = Field(100, gt=0, description="optimizer steps between checkpoints")
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.batch_size * self.gradient_accumulation
+
+    def recomputed(self, layers: int) -> int:
+        """How many of a model's layers are recomputed in the backward pass."""
+        chosen = self.gradient_checkpointing
+        return layers * chosen if isinstance(chosen, bool) else min(chosen, layers)
+
+    @model_validator(mode="after")
+    def _a_sample_fits_into_a_pack(self) -> "TrainConfig":
+        if self.tokens_per_batch is not None and self.tokens_per_batch < self.max_length:
+            raise ValueError(
+                f"tokens_per_batch {self.tokens_per_batch} is less than max_length {self.max_length}"
+            )
+        return self
 
 
 Onto = Literal["original", "nf4"]
@@ -172,6 +195,14 @@ class EvalConfig(Section):
         default=None,
         min_length=1,
         description="local folder of a Hugging Face encoder; null: no BERTScore",
+    )
+    calibrate: tuple[str, ...] | None = Field(
+        default=None,
+        description="GGUF arms whose confidence is calibrated on the validation split; null: the "
+        "gate's candidate",
+    )
+    warn_below: Ratio = Field(
+        default=0.5, description="calibrated confidence below which an answer carries a warning"
     )
     gate: GateConfig = GateConfig()
 

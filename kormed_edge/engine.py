@@ -34,6 +34,8 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     option_probabilities: tuple[float, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the tokens generated, when the request asks for them."""
 
 
 class Engine:
@@ -284,6 +286,7 @@ def _whole(generation: Generation) -> Answer:
         generation.prompt_tokens,
         generation.completion_tokens,
         among_each_other(generation.options),
+        tuple(entry for piece in pieces for entry in piece.logprobs),
     )
 
 

@@ -7,10 +7,8 @@ import re
 from dataclasses import dataclass
 from unicodedata import normalize
 
+from kormed_edge.calibration import LOW_CONFIDENCE
 from kormed_edge.records import split_options
-
-LOW_CONFIDENCE = 0.5
-"""Below it the option answered is less likely than all others together."""
 
 # Script=Han of Unicode's Scripts.txt, with the unassigned rest of planes 2 and 3.
 _HAN = re.compile(
@@ -33,8 +31,8 @@ OPTION_UNREAD = Warning(
 )
 CONFIDENCE_LOW = Warning(
     "low_confidence",
-    "모델이 이 답을 확신하지 못합니다.",
-    "The model is not sure of this answer.",
+    "불확실: 전문의 확인 필요. 모델이 이 답을 확신하지 못합니다.",
+    "Uncertain: have a specialist confirm it. The model is not sure of this answer.",
 )
 HAN_LEAK = Warning(
     "han_leak",
@@ -60,11 +58,13 @@ def find_warnings(
     has_options: bool,
     option: int | None,
     confidence: float | None,
+    threshold: float = LOW_CONFIDENCE,
 ) -> list[Warning]:
-    """What to say about an answer; `option` is the number read from it, of `has_options`."""
+    """What to say about an answer; `option` is the number read from it, of `has_options`, and a
+    `confidence` below `threshold` is low."""
     found = {
         OPTION_UNREAD: has_options and option is None,
-        CONFIDENCE_LOW: confidence is not None and confidence < LOW_CONFIDENCE,
+        CONFIDENCE_LOW: confidence is not None and confidence < threshold,
         HAN_LEAK: has_han(text),
         UNFINISHED: unfinished,
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kormed_edge.calibration import find_calibration
 from kormed_edge.commands import MAX_NEW_TOKENS, model_options, model_path
 from kormed_edge.engine import Engine
 from kormed_edge.errors import ConfigError, EngineError
@@ -183,6 +184,7 @@ def _loader(
             verify_model(file, allow_unverified=given["allow_unverified"])
             for file in (path, *adapters.values())
         ]
+        calibration = find_calibration(path, digest)
         engine = Engine(
             path,
             adapters=adapters,
@@ -202,10 +204,12 @@ def _loader(
             audited=Audited(
                 log, model_sha256=digest, adapters=dict(zip(adapters, others, strict=True))
             ),
+            calibration=calibration,
         )
         metrics.watch(engine.status, model=path.stem, sha256=digest)
         metrics.paths |= set(app.openapi()["paths"])
-        console.print(f"{path} · SHA-256 {digest} · ready", highlight=False)
+        sure = "calibrated" if calibration else "confidence not calibrated"
+        console.print(f"{path} · SHA-256 {digest} · {sure} · ready", highlight=False)
         return app
 
     return load

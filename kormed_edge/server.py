@@ -8,6 +8,7 @@ from kormed_edge import __version__
 from kormed_edge.api_errors import DOCUMENTED, add_error_handlers
 from kormed_edge.ask_api import ask_router
 from kormed_edge.audit_api import Audited, feedback_router
+from kormed_edge.calibration import Calibration
 from kormed_edge.engine import Engine
 from kormed_edge.openai_api import openai_router
 from kormed_edge.page_api import page_router, status_router
@@ -23,9 +24,11 @@ def create_app(
     request_seconds: float = 300.0,
     verified: bool | None = None,
     audited: Audited | None = None,
+    calibration: Calibration | None = None,
 ) -> FastAPI:
     """The API over an engine. `model` is the name that clients see; an adapter of the engine is a
-    model of its own name. `verified` says whether its file was held against a manifest.
+    model of its own name. `verified` says whether its file was held against a manifest;
+    `calibration` is the model's own.
 
     `app.state.engine` may be None until the model is loaded, and `app.state.draining` is set to
     stop: /readyz and new requests are then answered with 503. An answer that has not begun after
@@ -40,6 +43,7 @@ def create_app(
         max_new_tokens=max_new_tokens,
         request_seconds=request_seconds,
         audited=audited or Audited(None, model_sha256=sha256),
+        calibration=calibration,
     )
     add_error_handlers(app)
     app.include_router(openai_router(service))

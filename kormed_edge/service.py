@@ -4,7 +4,7 @@ An answer that nobody waits for gives its slot back, and one that takes too long
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from kormed_edge.api_errors import ApiError
 from kormed_edge.audit import Prompt
 from kormed_edge.audit_api import CLIENT_GONE, Audited, Handle
+from kormed_edge.calibration import Calibration
 from kormed_edge.engine import Engine
 from kormed_edge.generation import AsyncGeneration
 from kormed_edge.request import Piece, Request
@@ -72,12 +73,7 @@ class Attended(AsyncIterator[Piece]):
 
     async def whole(self) -> Piece:
         """All pieces as one."""
-        pieces = [piece async for piece in self]
-        return Piece(
-            "".join(piece.text for piece in pieces),
-            pieces[-1].finish_reason,
-            tuple(entry for piece in pieces for entry in piece.logprobs),
-        )
+        return joined([piece async for piece in self])
 
     async def _cancel_when_gone(self, http: HttpRequest) -> None:
         with suppress(OSError):
@@ -108,14 +104,24 @@ class EventStream(StreamingResponse):
             self._answering.close()
 
 
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """Pieces of one answer, all that there are, as one."""
+    return Piece(
+        "".join(piece.text for piece in pieces),
+        pieces[-1].finish_reason,
+        tuple(entry for piece in pieces for entry in piece.logprobs),
+    )
+
+
 class Service:
     """The engine of an app, and under which names and limits it answers."""
 
     def __init__(
         self, state: State, *, model: str, sha256: str, max_new_tokens: int, request_seconds: float,
-        audited: Audited,
+        audited: Audited, calibration: Calibration | None = None,
     ) -> None:  # fmt: skip
         """`state` has `engine`, None until it is loaded, and `draining`."""
+        self._calibration = calibration
         self.audited = audited
         self.model, self.sha256 = model, sha256
         self.max_new_tokens = max_new_tokens
@@ -152,6 +158,10 @@ class Service:
         raise ApiError(
             404, f"no model {name}; there is {known}", code="model_not_found", param="model"
         )
+
+    def calibration_of(self, adapter: str | None) -> Calibration | None:
+        """How sure the model may be; nothing is known of one that an adapter changes."""
+        return None if adapter else self._calibration
 
     async def start(
         self, http: HttpRequest, make: Callable[[Engine], Request], *, prompt: Prompt,

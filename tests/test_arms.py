@@ -83,6 +83,16 @@ def test_multiple_choice_has_the_probability_of_every_option(
     assert engine["option_probabilities"] == close
 
 
+def test_free_text_of_a_gguf_has_the_mean_log_probability_of_its_tokens(
+    arms: HuggingFaceArms, scripted_gguf: Path
+) -> None:
+    free, chosen = answer_with_gguf(scripted_gguf, [RECORDS[0], CHOICE], kit(4), 2)
+    assert -0.01 < free["mean_logprob"] <= 0  # it says what it was made to say
+    assert "mean_logprob" not in chosen
+    [torch] = arms.answer("base", RECORDS[:1], kit(4), 1)
+    assert "mean_logprob" not in torch
+
+
 def test_answer_that_reaches_the_maximum_is_marked(arms: HuggingFaceArms) -> None:
     answers = list(arms.answer("base", RECORDS, kit(2), 3))
     assert {(p["n_tokens"], p["finish_reason"]) for p in answers} == {(2, "length")}

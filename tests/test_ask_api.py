@@ -1,4 +1,5 @@
 import json
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from test_server import Endless, client_of
 
 from export.convert import Provenance, write_gguf
 from kormed_edge.ask_api import appraise
+from kormed_edge.calibration import Calibration, OptionScale, TextScale
 from kormed_edge.engine import Engine
 from kormed_edge.prompts import question_messages
 from kormed_edge.request import Piece, TokenLogprob
@@ -120,6 +122,69 @@ def test_doubts_about_a_choice_are_named() -> None:
         None,
         ["option_unread", "han_leak", "unfinished"],
     )
+
+
+KNOWN = Calibration(
+    model_sha256="ab" * 32, options=OptionScale(temperature=2.0, n=9),
+    text=TextScale(slope=2.0, intercept=0.0, n=9), threshold=0.7, fit_version="1",
+)  # fmt: skip
+
+
+def judged(text: str, choices: list[str], *logprobs: float, known: Any = KNOWN) -> dict[str, Any]:
+    tokens = tuple(TokenLogprob(i, b"", value) for i, value in enumerate(logprobs))
+    piece = Piece(text, "stop", () if choices else tokens)
+    return appraise(piece, choices, tokens if choices else (), known)
+
+
+def test_calibrated_option_has_the_confidence_of_its_scale() -> None:
+    body = judged("1) 가", ["가", "나"], log(0.9), log(0.1))
+    assert body["option_probabilities"] == pytest.approx([0.75, 0.25])
+    assert (body["confidence"], body["calibrated"]) == (pytest.approx(0.75), True)
+    assert body["confidence_words"] == {"ko": "보통", "en": "moderate"}
+    assert codes(body) == []
+
+
+def test_free_answer_is_as_sure_as_its_tokens() -> None:
+    sure, unsure = (judged("휴식", [], *logprobs) for logprobs in ([-0.0, -0.0], [-0.5, -1.5]))
+    assert (sure["confidence"], sure["calibrated"]) == (0.5, True)
+    assert unsure["confidence"] == pytest.approx(1 / (1 + exp(2)))
+    assert judged("휴식", [], -0.5, known=None)["confidence"] is None
+
+
+def test_threshold_of_the_calibration_is_what_warns() -> None:
+    for known, warned in ((KNOWN, True), (KNOWN.model_copy(update={"threshold": 0.2}), False)):
+        body = judged("휴식", [], 0.0, known=known)
+        assert (codes(body) == ["low_confidence"]) == warned
+        assert (body["confidence_words"]["en"] == "low") == warned
+    assert judged("휴식", [], 0.0)["warnings"][0]["ko"].startswith("불확실: 전문의 확인 필요")
+
+
+def test_model_s_own_opinion_is_not_called_calibrated() -> None:
+    body = judged("1) 가", ["가", "나"], log(0.9), log(0.1), known=None)
+    assert (body["confidence"], body["calibrated"]) == (pytest.approx(0.9), False)
+    assert body["confidence_words"] == {"ko": "높음", "en": "high"}
+    text_only = KNOWN.model_copy(update={"options": None})
+    assert judged("1) 가", ["가", "나"], log(0.9), log(0.1), known=text_only)["calibrated"] is False
+
+
+def test_calibrated_free_answer_is_the_same_streamed(engine: Engine) -> None:
+    client = client_of(engine, calibration=KNOWN)
+    whole = ask(client).json()
+    assert 0 < whole["confidence"] < 0.5
+    assert codes(whole) == ["low_confidence"]
+    last = ask(client, stream=True).text.split("\n\n")[-3]
+    streamed = json.loads(last.removeprefix("data: "))
+    assert streamed == whole | {"request_id": streamed["request_id"]}
+
+
+def test_adapter_is_another_model_than_the_one_calibrated() -> None:
+    class Adapted(Endless):
+        adapters: Any = ("v2",)
+
+    client = client_of(Adapted("휴식"), request_seconds=0.0, calibration=KNOWN)
+    assert ask(client).json()["calibrated"] is True
+    body = ask(client, model="v2").json()
+    assert (body["adapter"], body["calibrated"], body["confidence"]) == ("v2", False, None)
 
 
 def test_options_that_begin_alike_have_no_probabilities() -> None:

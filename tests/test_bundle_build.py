@@ -1,14 +1,16 @@
 import hashlib
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from bundle_run import GGUF, REFERENCE, UNDECIDED, Workshop, make_image
+from bundle_run import GGUF, REFERENCE, UNDECIDED, Workshop, make_image, stage
 
 from kormed_edge.bundle import open_bundle
 from kormed_edge.bundle_build import image_reference
-from kormed_edge.errors import BundleError
+from kormed_edge.calibration import find_calibration
+from kormed_edge.errors import BundleError, EngineError
 from kormed_edge.manifest import manifest_hash
 
 LATER = datetime(2027, 1, 1, tzinfo=UTC)
@@ -49,6 +51,45 @@ def test_bundle_holds_the_model_and_the_chain_of_manifests(workshop: Workshop) -
     assert evaluated["inputs"]["gguf"] == described.manifests["gguf"]
     assert described.base is not None
     assert described.base.path == ""
+
+
+def calibrate(workshop: Workshop, **changes: str) -> bytes:
+    """Evaluate the run again, with a calibration of its model; returns the file's content."""
+    digest = hashlib.sha256(GGUF).hexdigest()
+    scales = {"options": {"temperature": 2.0, "n": 3}, "text": None, "threshold": 0.5}
+    known = {"model_sha256": digest, "fit_version": "1", **scales, **changes}
+    content = json.dumps(known).encode()
+    shutil.rmtree(workshop.run / "report")
+    old = {path.name: path.read_bytes() for path in (workshop.run / "eval").glob("*.jsonl")}
+    shutil.rmtree(workshop.run / "eval")
+    stage(workshop.run, "eval", {**old, "calibration-Q4_K_M.json": content}, ("gguf",), eval={})
+    stage(workshop.run, "report", {"index.html": b"<p>report"}, ("eval",))
+    return content
+
+
+def test_calibration_stands_signed_beside_the_model_where_the_service_looks(
+    workshop: Workshop,
+) -> None:
+    content = calibrate(workshop)
+    bundle = open_bundle(workshop.bundle(), workshop.public)
+    model = bundle.folder / bundle.description.model.file
+    assert (model.parent / "calibration.json").read_bytes() == content
+    assert "model/calibration.json" in (bundle.folder / "SHA256SUMS").read_text()
+    assert find_calibration(model, bundle.description.model.sha256) is not None
+
+
+def test_calibration_of_another_model_is_not_packed(workshop: Workshop) -> None:
+    calibrate(workshop, model_sha256="cd" * 32)
+    with pytest.raises(EngineError, match="is of the model"):
+        workshop.bundle()
+
+
+def test_calibration_that_was_changed_is_not_packed(workshop: Workshop) -> None:
+    content = calibrate(workshop)
+    path = workshop.run / "eval" / "calibration-Q4_K_M.json"
+    path.write_bytes(content.replace(b"0.5", b"0.1"))
+    with pytest.raises(BundleError, match="is not the file of its manifest"):
+        workshop.bundle()
 
 
 def test_parts_join_to_the_model(workshop: Workshop) -> None:

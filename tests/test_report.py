@@ -5,10 +5,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_run import REFERENCE, essay, make_run, phrase
+from report_run import REFERENCE, choice, essay, make_run, phrase
 
+from eval.calibrating import calibrate, measure
 from eval.report import write_report
+from eval.report_confidence import reliability_lines
 from kormed_edge.errors import StageError
+from kormed_edge.manifest import write_json
 
 
 def page_of(tmp_path, **changes):
@@ -177,3 +180,33 @@ def test_a_partial_run_says_so_instead_of_claiming_a_loss(tmp_path):
     page = write_report(run, tmp_path / "report").read_text(encoding="utf-8")
     assert "일부 문항만 평가했으므로 비교하지 않고 불합격" in page
     assert "(eval.sample = paper)" in page
+
+
+def test_confidence_is_measured_in_a_table_and_a_figure(tmp_path):
+    run = make_run(tmp_path / "demo")
+    scores = json.loads((run / "eval" / "scores.json").read_text(encoding="utf-8"))
+    rows = [{**row, "option_probabilities": [0.1, 0.7, 0.1, 0.1]} for row in REFERENCE[:-1]]
+    rows[0]["output"] = "1) 가"
+    known = calibrate(rows, "ab" * 32, 0.5)
+    scores["gguf:Q4_K_M"]["calibration"] = measure(rows, known)
+    write_json(run / "eval" / "scores.json", scores)
+    page = write_report(run, tmp_path / "report").read_text(encoding="utf-8")
+    section = page[page.index('<section id="confidence">') : page.index('<section id="checks">')]
+    assert "gguf:Q4_K_M" in section
+    assert "경고 기준" in section
+    for label in ("separation (AUROC)", "coverage at 5 % error", "calibration error, after"):
+        assert label in section
+    assert "100.0<small>[" in section  # the one wrong answer is the least sure
+    assert (tmp_path / "report" / "calibration_multiple_choice.png").is_file()
+
+
+def test_answers_that_nobody_can_read_have_no_reliability_figure():
+    row = {**choice(1, "모르겠습니다"), "option_probabilities": [0.1, 0.7, 0.1, 0.1]}
+    measured = measure([row], calibrate([row], "ab" * 32, 0.5))
+    assert measured["multiple_choice"]["warned"]["value"] == 1
+    assert reliability_lines({"gguf:Q4_K_M": {"calibration": measured}}, "gguf:Q4_K_M") == {}
+
+
+def test_run_without_a_calibration_has_no_section_on_it(page):
+    assert 'id="confidence"' not in page
+    assert 'href="#confidence"' not in page

@@ -18,7 +18,9 @@ from tiny_models import make_base
 
 from export.convert import Provenance, write_gguf
 from kormed_edge.api_keys import add_key
+from kormed_edge.calibration import Calibration, TextScale
 from kormed_edge.cli import main
+from kormed_edge.manifest import sha256_file
 
 QUESTION = {"question": "가장 먼저 할 검사는?"}
 TINY = ("--threads", 1, "--context", 512, "--slots", 2, "--allow-unverified")
@@ -80,6 +82,20 @@ def test_it_answers_and_counts(service: Process) -> None:
     assert metric(service, "kormed_time_to_first_token_seconds_count") >= 1
     assert metric(service, "kormed_slots ") == 2
     assert metric(service, "kormed_kv_tokens_limit ") == 2 * 512
+
+
+def test_calibration_beside_the_model_is_used(scripted_gguf: Path, tmp_path: Path) -> None:
+    model = copyfile(scripted_gguf, tmp_path / "m.gguf")
+    known = Calibration(
+        model_sha256=sha256_file(model), options=None,
+        text=TextScale(slope=1.0, intercept=0.0, n=9), threshold=0.9, fit_version="1",
+    )  # fmt: skip
+    (tmp_path / "calibration.json").write_text(known.model_dump_json())
+    with kormed_serve(tmp_path, "--model", model, *TINY) as service:
+        service.wait_until_ready()
+        body = ask(service)[1]
+    assert (body["calibrated"], body["confidence_words"]["en"]) == (True, "low")
+    assert [warning["code"] for warning in body["warnings"]] == ["low_confidence"]
 
 
 def test_a_prompt_longer_than_the_context_is_refused(service: Process) -> None:
