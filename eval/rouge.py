@@ -13,11 +13,10 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.scoring import fmeasure
-from rouge_score.tokenizers import DefaultTokenizer
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 ROUGE_VERSION = "1"
 
@@ -46,6 +45,8 @@ def rouge_paper(prediction: str, reference: str) -> dict[str, float]:
 
 def rouge_batch(family: Family, pairs: Sequence[tuple[str, str]]) -> list[dict[str, float]]:
     """Scores of (prediction, reference) pairs; each distinct text is tokenized once."""
+    from rouge_score.rouge_scorer import RougeScorer
+
     tokens = _tokenized(family, [text for pair in pairs for text in pair])
     scorer = RougeScorer(["rouge1", "rouge2"], tokenizer=_Looked(tokens))
     return [_scores(scorer, tokens, *pair) for pair in pairs]
@@ -68,7 +69,7 @@ class _Looked:
 
 
 def _scores(
-    scorer: RougeScorer, tokens: Mapping[str, Tokens], prediction: str, reference: str
+    scorer: "RougeScorer", tokens: Mapping[str, Tokens], prediction: str, reference: str
 ) -> dict[str, float]:
     grams = scorer.score(target=reference, prediction=prediction)
     values = {name: float(score.fmeasure) for name, score in grams.items()}
@@ -76,6 +77,8 @@ def _scores(
 
 
 def _lcs_f1(prediction: Tokens, reference: Tokens) -> float:
+    from rouge_score.scoring import fmeasure
+
     if not prediction or not reference:
         return 0.0
     length = _lcs_length(prediction, reference)
@@ -108,6 +111,8 @@ def _tokenized(family: Family, texts: Iterable[str]) -> dict[str, Tokens]:
 
 
 def _default(text: str) -> Tokens:
+    from rouge_score.tokenizers import DefaultTokenizer
+
     return list(DefaultTokenizer().tokenize(text))
 
 

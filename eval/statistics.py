@@ -1,12 +1,11 @@
 """Intervals and bounds for scores and for paired differences between two arms."""
 
-from collections.abc import Iterator, Sequence
-from math import sqrt
+from collections.abc import Callable, Iterator, Sequence
+from math import comb, sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
 
 from kormed_edge.errors import EvalError
 
@@ -19,7 +18,7 @@ Floats = NDArray[np.float64]
 
 def critical_value(confidence: float) -> float:
     """z of a one-sided bound: 1.645 at a confidence of 0.95."""
-    return float(norm.ppf(confidence))
+    return NormalDist().inv_cdf(confidence)
 
 
 def bootstrap_means(
@@ -76,8 +75,12 @@ def _middle(means: Floats, confidence: float) -> tuple[float, float]:
 
 def rate_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's two-sided interval; unlike the bootstrap it is not a point at 0 of n or n of n."""
-    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    z2 = critical_value((1 + confidence) / 2) ** 2
+    middle = (successes + z2 / 2) / (n + z2)
+    half = sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
+    # Rounding must not put 0 of n above 0, nor n of n below 1.
+    low = middle - half if successes else 0.0
+    return low, middle + half if successes < n else 1.0
 
 
 def paired_bootstrap_lower_bound(
@@ -95,9 +98,10 @@ def paired_bootstrap_lower_bound(
 
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided p that gains and losses are equally likely; an alarm, not a proof."""
-    if gained + lost == 0:
-        return 1.0
-    return float(binomtest(gained, gained + lost, 0.5).pvalue)
+    n, fewer = gained + lost, min(gained, lost)
+    tail = sum(comb(n, k) for k in range(fewer + 1))
+    p: float = 2 * tail / 2**n
+    return min(1.0, p)
 
 
 def tango_lower_bound(gained: int, lost: int, n: int, confidence: float = 0.95) -> float:
@@ -121,7 +125,14 @@ def tango_lower_bound(gained: int, lost: int, n: int, confidence: float = 0.95) 
         return gained - lost - n * difference - z * sqrt(max(variance, 0.0))
 
     # Just below the estimate: at the estimate itself a variance of zero makes a false root.
-    return float(brentq(excess, -1.0, (gained - lost) / n - 1e-12, xtol=1e-13))
+    return _root(excess, -1.0, (gained - lost) / n - 1e-12)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that falls from above zero to below crosses it, to the last bit."""
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return middle
 
 
 def _lost_share(gained: int, lost: int, n: int, difference: float) -> float:

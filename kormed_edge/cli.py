@@ -29,7 +29,8 @@ COMMANDS = {
     "serve": "kormed_edge.serve_command",
     "keys": "kormed_edge.keys_command",
     "audit": "kormed_edge.audit_command",
-    "ask": "kormed_edge.commands",
+    "guidelines": "kormed_edge.guidelines_command",
+    "ask": "kormed_edge.ask_command",
     "bench": "kormed_edge.bench_command",
     "bundle": "kormed_edge.bundle_command",
     "doctor": "kormed_edge.doctor",
@@ -47,8 +48,8 @@ HELP = """Teach a language model Korean essential medicine, prove what it kept, 
 Exit codes: 0 done · 1 failed · 2 wrong use · 3 gate FAIL · 4 gate INCONCLUSIVE
 Example:    kormed demo
 """
-# A command whose own module is always there, but which calls another stage.
-NEEDS = {"demo": "train", "benchmark": "train"}
+# A command whose own module is there, in the edge image too, but which needs another stage.
+NEEDS = dict.fromkeys(("demo", "benchmark", "eval", "judge"), "train")
 OWN = ("kormed_edge", "train", "export", "eval")
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 HEAVY = ["torch", "transformers", "peft", "trl", "bitsandbytes", "datasets"]
+NOT_ON_THE_EDGE = [*HEAVY, "scipy", "kiwipiepy", "rouge_score", "matplotlib"]
 ENTRY_POINTS = {
     "command line": "import kormed_edge.cli",
     "help": "from kormed_edge.cli import main; main(['--help'], standalone_mode=False)",
@@ -15,9 +16,9 @@ ENTRY_POINTS = {
 }
 
 
-def loaded(code: str) -> list[str]:
-    """Which heavy packages a fresh interpreter has after running some code."""
-    code += f"\nimport json, sys\nprint(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+def loaded(code: str, names: list[str] = HEAVY) -> list[str]:
+    """Which of some packages a fresh interpreter has after running some code."""
+    code += f"\nimport json, sys\nprint(json.dumps([m for m in {names} if m in sys.modules]))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     found: list[str] = json.loads(answer.stdout.splitlines()[-1])
     return found
@@ -26,6 +27,10 @@ def loaded(code: str) -> list[str]:
 @pytest.mark.parametrize("code", ENTRY_POINTS.values(), ids=ENTRY_POINTS)
 def test_the_edge_loads_nothing_of_training(code: str) -> None:
     assert loaded(code) == []
+
+
+def test_verification_on_site_needs_what_the_edge_image_has() -> None:
+    assert loaded("import eval.acceptance_command, eval.arms", NOT_ON_THE_EDGE) == []
 
 
 def test_the_check_would_see_a_heavy_package() -> None:
