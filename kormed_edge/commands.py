@@ -1,19 +1,14 @@
-"""`kormed ask`: one question to the model; and the options that `kormed serve` shares with it."""
+"""Which GGUF a command loads: the options that `ask`, `serve` and `bench` share."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kormed_edge.engine import Engine
 from kormed_edge.errors import ConfigError
 from kormed_edge.manifest import read_manifest
-from kormed_edge.options import RUNS_DIR, RunOptions
-from kormed_edge.progress import console
-from kormed_edge.prompts import NOTICE, question_messages
+from kormed_edge.options import RUNS_DIR
 from kormed_edge.runs import require_stage
-from kormed_edge.verification import verify_model
 
 MAX_NEW_TOKENS = click.option(
     "--max-new-tokens",
@@ -43,28 +38,6 @@ def model_options(command: Any) -> Any:
     return command
 
 
-@click.command("ask")
-@click.argument("question", required=False)
-@model_options
-@MAX_NEW_TOKENS
-def ask_command(
-    question: str | None, run_name: str | None, type_: str, model: Path | None,
-    allow_unverified: bool, threads: int | None, context: int, max_new_tokens: int, runs_dir: Path,
-) -> None:  # fmt: skip
-    """Answer one QUESTION on the terminal; without one, read it from standard input.
-
-    \b
-    Example: kormed ask --run demo "급성 충수염의 전형적인 압통 부위는?"
-    """
-    text = question if question is not None else sys.stdin.read()
-    if not text.strip():
-        raise ConfigError("the question is empty", "some text", 'kormed ask --run demo "질문"')
-    path = model_path(run_name, type_, model, runs_dir)
-    verify_model(path, allow_unverified=allow_unverified)
-    with Engine(path, context=context, threads=threads) as engine:
-        answer(engine, text, max_new_tokens)
-
-
 def model_path(run_name: str | None, type_: str, model: Path | None, runs_dir: Path) -> Path:
     """The file that --model names, or a run's GGUF of the wanted type."""
     if (model is None) == (run_name is None):
@@ -82,23 +55,3 @@ def model_path(run_name: str | None, type_: str, model: Path | None, runs_dir: P
             f'kormed export --run {run_name} --set "export.types=[{type_}]" --force',
         )
     return folder / models[type_]
-
-
-def answer(engine: Engine, question: str, max_new_tokens: int) -> None:
-    """Stream one answer to standard output, the notice to standard error."""
-    ids = engine.encode_messages(question_messages(question))
-    for piece in engine.stream(ids, max_tokens=max_new_tokens):
-        click.echo(piece.text, nl=False)
-    click.echo()
-    console.print(NOTICE, style="dim", highlight=False)
-
-
-def ask_run(options: RunOptions, question: str) -> None:
-    """Ask a run's smallest GGUF, as `kormed ask` does; for the demo."""
-    runs_dir, name = options.run.parent, options.run.name
-    smallest = ("bf16", *options.config.values.export.types)[-1]
-    path = model_path(name, smallest, None, runs_dir)
-    verify_model(path)
-    click.echo(f"질문: {question}\n답변: ", nl=False)
-    with Engine(path) as engine:
-        answer(engine, question, 96)

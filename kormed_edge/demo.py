@@ -32,7 +32,7 @@ def demo_command(options: RunOptions) -> None:
     """
     from eval.commands import evaluate, report, show_scores
     from export.commands import make_gguf
-    from kormed_edge.commands import ask_run
+    from kormed_edge.ask_command import ask_run
     from train.commands import make_adapter, make_data
 
     seconds: dict[str, float] = {}

@@ -21,6 +21,7 @@ FILES = {
     "/page/page.js": ("page.js", SCRIPT),
     "/page/ask.js": ("ask.js", SCRIPT),
     "/page/dialogs.js": ("dialogs.js", SCRIPT),
+    "/page/feedback.js": ("feedback.js", SCRIPT),
     "/page/options.js": ("options.js", SCRIPT),
     "/page/turn.js": ("turn.js", SCRIPT),
     "/page/words.js": ("words.js", SCRIPT),
@@ -46,6 +47,7 @@ class Status(BaseModel):
     """Which model answers, and how much it has to do; `waiting` counts requests without a slot.
 
     `verified` says whether the model's file was held against its manifest; null if that is unknown.
+    `feedback` says whether there is an audit log that POST /v1/feedback writes to.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Status(BaseModel):
     slots: int
     busy: int
     waiting: int
+    feedback: bool
 
 
 def page_router() -> APIRouter:
@@ -88,6 +91,7 @@ def status_router(service: Service, *, verified: bool | None) -> APIRouter:
         return Status(
             model=service.model, version=__version__, sha256=service.sha256, verified=verified,
             slots=now.slots, busy=now.busy, waiting=now.waiting,
+            feedback=service.audited.log is not None,
         )  # fmt: skip
 
     return router

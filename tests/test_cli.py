@@ -188,27 +188,6 @@ def test_verify_exits_1_on_a_run_that_was_not_evaluated(tmp_path: Path) -> None:
     assert "make eval RUN=demo" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "both or neither given"),
-        (["--run", "x", "--model", "m.gguf"], "both or neither given"),
-        (["--run", "x"], "make export RUN=x"),
-        (["--model", "m.gguf"], "m.gguf does not exist"),
-    ],
-)
-def test_ask_needs_one_model(options: list[str], message: str, tmp_path: Path) -> None:
-    result = kormed("ask", "질문", "--runs-dir", tmp_path, *options)
-    assert result.exit_code in (1, 2)
-    assert message in result.stderr
-
-
-def test_ask_needs_a_question() -> None:
-    result = kormed("ask", "--run", "x", "  ")
-    assert result.exit_code == 2
-    assert "the question is empty" in result.stderr
-
-
 def test_serve_stays_on_the_loopback_unless_told(tmp_path: Path) -> None:
     result = kormed("serve", "--model", tmp_path / "m.gguf", "--host", "0.0.0.0")
     assert result.exit_code == 2

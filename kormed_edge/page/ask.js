@@ -56,14 +56,23 @@ const events = async function* (body, signal) {
   }
 };
 
+const json = (body) => ({
+  method: "POST",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+/** Send {request_id, verdict, comment}; it returns once that is on the service's disk. */
+export const sendFeedback = async (given, key) => {
+  const response = await call("v1/feedback", key, json(given));
+  const stored = await response.json().catch(() => null);
+  if (!stored) throw new AskError(0, "interrupted", "", 0);
+  if (stored.id === null) throw new AskError(503, "audit_unavailable", "", 0); // the log lost it
+};
+
 /** Ask one question; `onEvent` gets {delta, guidance?} as they come. The whole answer is returned. */
 export const ask = async (question, { key, signal, onEvent }) => {
-  const response = await call("v1/ask", key, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ question, stream: true }),
-    signal,
-  });
+  const response = await call("v1/ask", key, { ...json({ question, stream: true }), signal });
   let whole = null;
   for await (const text of events(response.body, signal)) {
     if (text === "[DONE]") break;

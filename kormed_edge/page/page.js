@@ -2,9 +2,10 @@
 
 import { AskError, ask, getHealth, getStatus } from "./ask.js";
 import { enterKey, getKey } from "./dialogs.js";
+import { Feedback, isKept } from "./feedback.js";
 import { splitOptions } from "./options.js";
 import { Turn, makeButton } from "./turn.js";
-import { WORDS, both, errorWords, put } from "./words.js";
+import { WORDS, announce, both, errorWords, put } from "./words.js";
 
 const WATCH_MS = 2000;
 /** When the queue is first looked at, and how often: each look counts towards --rate. */
@@ -12,7 +13,6 @@ const FIRST_LOOK_MS = 1500;
 const LOOK_MS = 5000;
 
 const $ = (id) => document.getElementById(id);
-const announce = (words) => put($("announce"), words);
 let asking = null;
 let count = 0;
 
@@ -133,6 +133,11 @@ const answer = async (turn, signal) => {
   }
 };
 
+const offerFeedback = async (turn) => {
+  if (!turn.whole || !(await isKept())) return;
+  followed(() => turn.actions.after(new Feedback(turn.n, turn.whole.request_id).form));
+};
+
 const addActions = (turn) => {
   if (turn.text.data) turn.actions.append(makeButton(WORDS.copy, (button) => copy(turn, button)));
   if (!turn.whole) turn.actions.append(makeButton(WORDS.again, () => { if (!asking) run(turn); }));
@@ -161,6 +166,7 @@ const run = async (turn) => {
     asking = null;
     document.body.classList.remove("asking");
     followed(() => { announce(end(turn, error, controller.signal)); addActions(turn); });
+    offerFeedback(turn);
   }
 };
 

@@ -3,7 +3,7 @@
 import { splitOptions } from "./options.js";
 import { WORDS, both, percent } from "./words.js";
 
-const make = (tag, className = "", ...content) => {
+export const make = (tag, className = "", ...content) => {
   const element = document.createElement(tag);
   element.className = className;
   element.append(...content);
@@ -19,6 +19,7 @@ export const makeButton = (words, act, className = "") => {
 
 export class Turn {
   constructor(n, question) {
+    this.n = n;
     this.question = question;
     this.whole = null;
     this.options = splitOptions(question).options;
@@ -77,7 +78,7 @@ export class Turn {
     this.whole = whole;
     this.text.data = whole.answer;
     this.#end();
-    const { option, option_probabilities: shares, confidence, warnings } = whole;
+    const { option, option_probabilities: shares, confidence, confidence_words: words, warnings } = whole;
     if (shares?.length === this.rows.length) this.rows.forEach((row, i) => this.#weigh(row, shares[i]));
     const chosen = this.rows[option - 1];
     if (chosen) {
@@ -85,7 +86,7 @@ export class Turn {
       chosen.append(make("span", "mark", "✓ ", ...both(WORDS.chosen)));
       this.result.append(make("p", "choice", ...both(WORDS.choice(`${option}) ${this.options[option - 1]}`))));
     }
-    if (confidence !== null) this.result.append(make("p", "confidence", ...both(WORDS.confidence(confidence))));
+    if (confidence !== null) this.result.append(make("p", "confidence", ...both(WORDS.confidence(confidence, words))));
     if (warnings.length) this.result.append(this.#warn(warnings));
   }
 
@@ -122,8 +123,8 @@ export class Turn {
     const { ko, en } = WORDS.stopped;
     const lines = [this.question, "", this.text.data];
     if (!this.whole) return [...lines, "", lang === "en" ? en : ko].join("\n");
-    const { confidence, warnings, model, sha256, notice } = this.whole;
-    if (confidence !== null) lines.push(WORDS.confidence(confidence)[lang]);
+    const { confidence, confidence_words: words, warnings, model, sha256, notice } = this.whole;
+    if (confidence !== null) lines.push(WORDS.confidence(confidence, words)[lang]);
     for (const warning of warnings) lines.push(`⚠ ${warning[lang]}`);
     return [...lines, "", notice, `${model} · SHA-256 ${sha256}`].join("\n");
   }

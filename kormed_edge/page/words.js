@@ -12,14 +12,8 @@ export const both = ({ ko, en }) =>
 
 export const put = (element, words) => element.replaceChildren(...both(words));
 
-export const HIGH = 0.8;
-/** As in kormed_edge/safety.py: below it the option is less likely than all others together. */
-export const LOW = 0.5;
-
-export const confidenceWords = (value) => {
-  if (value >= HIGH) return { ko: "높음", en: "high" };
-  return value >= LOW ? { ko: "보통", en: "moderate" } : { ko: "낮음", en: "low" };
-};
+/** Have a screen reader say it. */
+export const announce = (words) => put(document.getElementById("announce"), words);
 
 export const percent = (value) => `${Math.round(100 * value)}%`;
 
@@ -30,10 +24,10 @@ export const WORDS = {
   uncertain: { ko: "불확실: 전문의 확인 필요", en: "Uncertain: have a specialist confirm it" },
   chosen: { ko: "선택", en: "chosen" },
   choice: (text) => ({ ko: `선택한 보기: ${text}`, en: `Option chosen: ${text}` }),
-  confidence: (value) => {
-    const { ko, en } = confidenceWords(value);
-    return { ko: `확신도 ${ko} (${percent(value)})`, en: `Confidence ${en} (${percent(value)})` };
-  },
+  confidence: (value, { ko, en }) => ({
+    ko: `확신도 ${ko} (${percent(value)})`,
+    en: `Confidence ${en} (${percent(value)})`,
+  }),
   recognized: (n) => ({ ko: `객관식: 보기 ${n}개를 알아보았습니다`, en: `Multiple choice: ${n} options recognized` }),
   reading: { ko: "질문을 읽고 있습니다…", en: "Reading the question…" },
   queued: (n) => ({
@@ -59,6 +53,21 @@ export const WORDS = {
   copy: { ko: "복사", en: "Copy" },
   copied: { ko: "복사했습니다", en: "Copied" },
   copyFailed: { ko: "복사할 수 없습니다", en: "Cannot copy" },
+  rateAnswer: { ko: "이 답변을 평가해 주십시오", en: "Rate this answer" },
+  verdicts: {
+    correct: { ko: "맞음", en: "Correct" },
+    wrong: { ko: "틀림", en: "Wrong" },
+    dangerous: { ko: "위험", en: "Dangerous" },
+  },
+  comment: { ko: "의견 (선택)", en: "Comment (optional)" },
+  commentHint: {
+    ko: "환자를 알아볼 수 있는 내용은 쓰지 마십시오.",
+    en: "Write nothing that a patient could be recognized by.",
+  },
+  send: { ko: "보내기", en: "Send" },
+  sending: { ko: "보내고 있습니다…", en: "Sending…" },
+  sent: ({ ko, en }) => ({ ko: `✓ 평가를 보냈습니다: ${ko}`, en: `✓ Sent: ${en}` }),
+  change: { ko: "바꾸기", en: "Change" },
   again: { ko: "다시 묻기", en: "Ask again" },
   loading: {
     ko: "모델을 불러오고 있습니다. 질문을 미리 쓸 수 있습니다.",
@@ -92,4 +101,41 @@ export const errorWords = (error) => {
   if (ERRORS[error.code]) return ERRORS[error.code];
   const detail = [error.status, error.message].filter(Boolean).join(" ");
   return { ko: `답하지 못했습니다. (${detail})`, en: `No answer could be given. (${detail})` };
+};
+
+const FEEDBACK_ERRORS = {
+  offline: {
+    ko: "서비스에 연결할 수 없어 보내지 못했습니다. 연결되면 보내기를 다시 누르십시오.",
+    en: "Not sent: the service cannot be reached. Press Send again when it is back.",
+  },
+  interrupted: {
+    ko: "연결이 끊겨 저장되었는지 알 수 없습니다. 보내기를 다시 누르십시오.",
+    en: "The connection broke before the service said that it is stored. Press Send again.",
+  },
+  audit_unavailable: {
+    ko: "서비스가 평가를 저장하지 못했습니다. 전산 담당자에게 알리고 보내기를 다시 누르십시오.",
+    en: "The service could not store it. Tell your IT department and press Send again.",
+  },
+  audit_off: {
+    ko: "이 서비스는 평가를 보관하지 않습니다. 전산 담당자에게 직접 알려 주십시오.",
+    en: "This service keeps no feedback. Please tell your IT department directly.",
+  },
+  request_not_found: {
+    ko: "이 답변의 기록이 남아 있지 않아 평가를 받을 수 없습니다. 다시 묻고 평가해 주십시오.",
+    en: "The record of this answer is gone. Ask again and rate the new answer.",
+  },
+  invalid_api_key: {
+    ko: "API 키가 없어 보내지 못했습니다. 보내기를 다시 누르고 키를 넣으십시오.",
+    en: "Not sent: an API key is needed. Press Send again and enter it.",
+  },
+};
+
+/** What to say of feedback that was not taken, and what to do. */
+export const feedbackErrorWords = (error) => {
+  if (FEEDBACK_ERRORS[error.code]) return FEEDBACK_ERRORS[error.code];
+  const detail = [error.status, error.message].filter(Boolean).join(" ");
+  return {
+    ko: `보내지 못했습니다. 잠시 뒤에 보내기를 다시 누르십시오. (${detail})`,
+    en: `Not sent. Press Send again in a moment. (${detail})`,
+  };
 };
