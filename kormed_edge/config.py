@@ -34,6 +34,11 @@ class DataConfig(Section):
         "error", description="a bad record stops, or is dropped and listed"
     )
     dedupe: bool = Field(False, description="remove from train what also stands in valid or test")
+    balance: Literal["none", "oversample", "weighted_loss"] = Field(
+        "none",
+        description="domains in training: as they are, smaller ones repeated up to the largest, "
+        "or all of them with the same weight in the loss",
+    )
 
     @model_validator(mode="after")
     def _ratios_sum_to_one(self) -> "DataConfig":
@@ -76,6 +81,9 @@ class TrainConfig(Section):
     log_steps: int = Field(10, gt=0)
     eval_steps: int = Field(100, gt=0, description="optimizer steps between validations")
     save_steps: int = Field(100, gt=0, description="optimizer steps between checkpoints")
+    tensorboard: bool = Field(
+        default=False, description="write TensorBoard's files too; needs the extra tensorboard"
+    )
 
     @property
     def samples_per_step(self) -> int:
@@ -92,6 +100,43 @@ class TrainConfig(Section):
             raise ValueError(
                 f"tokens_per_batch {self.tokens_per_batch} is less than max_length {self.max_length}"
             )
+        return self
+
+
+class DpoConfig(Section):
+    """Preference training of a finished adapter (Rafailov et al. 2023)."""
+
+    beta: float = Field(0.1, gt=0, description="how closely the adapter is held to where it began")
+    loss: Literal["sigmoid", "hinge", "ipo", "robust"] = Field(
+        "sigmoid", description="sigmoid is DPO's own; robust allows for wrong pairs"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of pairs believed to be the wrong way round, robust"
+    )
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, gt=0, description="optimizer steps; overrides epochs")
+    batch_size: int = Field(2, gt=0, description="pairs per micro-batch, two samples each")
+    gradient_accumulation: int = Field(8, gt=0, description="micro-batches per optimizer step")
+    learning_rate: float = Field(5e-6, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: Ratio = 0.1
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(1024, gt=0, description="tokens; longer answers are cut")
+    valid_share: float = Field(
+        0.1, gt=0, lt=1, description="questions whose pairs are held out to validate on"
+    )
+    optimizer: Literal["paged_adamw_8bit", "adamw_8bit", "adamw_torch"] = "paged_adamw_8bit"
+    gradient_checkpointing: bool = True
+    seed: int = 42
+    log_steps: int = Field(5, gt=0)
+    eval_steps: int = Field(50, gt=0, description="optimizer steps between validations")
+    save_steps: int = Field(50, gt=0, description="optimizer steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _smoothing_has_its_loss(self) -> "DpoConfig":
+        if self.label_smoothing and self.loss != "robust":
+            raise ValueError(f"label_smoothing is for the loss robust, not for {self.loss}")
         return self
 
 
@@ -220,6 +265,7 @@ class RunConfig(Section):
     )
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    dpo: DpoConfig = DpoConfig()
     export: ExportConfig = ExportConfig()
     eval: EvalConfig = EvalConfig()
 

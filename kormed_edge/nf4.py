@@ -7,8 +7,11 @@ from kormed_edge.errors import BaseModelError
 from kormed_edge.prompts import END, START
 
 
-def load_nf4(base: Path, *, training: bool = False) -> Any:
-    """The base model in NF4, on the GPU if there is one. Source: Dettmers et al. 2023."""
+def load_nf4(base: Path, *, training: bool = False, attention: str | None = None) -> Any:
+    """The base model in NF4, on the GPU if there is one. Source: Dettmers et al. 2023.
+
+    `attention` names an attention function that was registered with transformers.
+    """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -20,7 +23,11 @@ def load_nf4(base: Path, *, training: bool = False) -> Any:
     )
     device: dict[str, Any] = {"": 0 if torch.cuda.is_available() else "cpu"}
     model = AutoModelForCausalLM.from_pretrained(
-        str(base), quantization_config=nf4, dtype=torch.bfloat16, device_map=device
+        str(base),
+        quantization_config=nf4,
+        dtype=torch.bfloat16,
+        device_map=device,
+        attn_implementation=attention,
     )
     if training:
         _keep_differentiable(model)

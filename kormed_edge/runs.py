@@ -30,9 +30,10 @@ from kormed_edge.manifest import (
     write_json,
 )
 
-STAGES = ("data", "adapter", "gguf", "eval", "report", "judge", "benchmark")
+STAGES = ("data", "sft", "adapter", "gguf", "eval", "report", "judge", "benchmark")
 COMMANDS = {
     "data": "data",
+    "sft": "train",
     "adapter": "train",
     "gguf": "export",
     "eval": "eval",

@@ -9,7 +9,7 @@ from kormed_edge.records import Record
 
 def encode_records(
     records: Sequence[Record], tokenizer: Any, max_length: int
-) -> tuple[list[dict[str, list[int]]], int]:
+) -> tuple[list[dict[str, Any]], int]:
     """Token ids with a mask that is 1 on the answer and its end token; and how many were cut.
 
     Prompt and answer are tokenized together, as the model will see them; the boundary is where
@@ -23,7 +23,8 @@ def encode_records(
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     rows = []
-    for whole, prompt in zip(ids, prompt_ids, strict=True):
+    for record, whole, prompt in zip(records, ids, prompt_ids, strict=True):
         mask = [0] * len(prompt) + [1] * (len(whole) - len(prompt))
-        rows.append({"input_ids": whole[:max_length], "completion_mask": mask[:max_length]})
+        row = {"input_ids": whole[:max_length], "completion_mask": mask[:max_length]}
+        rows.append({"qa_id": record.qa_id, **row})
     return rows, sum(len(whole) > max_length for whole in ids)

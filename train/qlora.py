@@ -3,16 +3,15 @@
 Sources: Dettmers et al. 2023 (NF4, double quantization); Song & Erdenebayar 2026, Tables 1 and 2.
 """
 
-import json
 import math
 import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kormed_edge.config import TrainConfig
 from kormed_edge.errors import TrainError
@@ -21,6 +20,12 @@ from kormed_edge.nf4 import load_nf4, load_tokenizer
 from kormed_edge.progress import Update, ignore
 from kormed_edge.records import Record
 from train.dataset import encode_records
+from train.memory import expected_peak, out_of_memory
+from train.resuming import last_checkpoint, progress_callback, require_finite, write_log
+from train.tensorboard import tensorboard_callback
+
+if TYPE_CHECKING:
+    from train.trainer import PackTrainer
 
 CHECKPOINTS = "checkpoints"
 TOKENIZER_FILES = (
@@ -37,6 +42,7 @@ class Plan:
     total_parameters: int
     printed_total: int
     weights_bytes: int
+    expected_peak_bytes: int
     samples: int
     cut_samples: int
     tokens_per_epoch: int
@@ -56,22 +62,32 @@ def train_adapter(
     *,
     on_plan: Callable[[Plan], None],
     on_step: Update,
+    domain_weights: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Train an adapter into `folder`, going on from its last checkpoint if it has one.
 
-    Returns facts for the manifest. Raises `TrainError` for empty splits and losses that are not
-    numbers.
+    `domain_weights` multiply the loss of a domain's training samples.
+
+    Returns facts for the manifest. Raises `TrainError` for empty splits, losses that are not
+    numbers, and a GPU without enough memory.
     """
+    import torch
+
     if not train or not valid:
         raise TrainError(
             f"{len(train)} training and {len(valid)} validation records",
             "at least one of each",
             "read more records, or change data.ratios",
         )
-    trainer, plan = _make_trainer(base, train, valid, config, folder, on_step)
+    weights = domain_weights or {}
+    trainer, plan = _make_trainer(base, train, valid, config, folder, on_step, weights)
     on_plan(plan)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
+    except torch.OutOfMemoryError as error:
+        layers = trainer.model.config.num_hidden_layers
+        raise out_of_memory(error, config, layers) from error
     _write_results(trainer, base, folder, plan, time.monotonic() - started)
     return asdict(plan)
 
@@ -81,7 +97,7 @@ def plan_training(
 ) -> Plan:
     """Load everything that training needs and say what it would do, without a step."""
     with tempfile.TemporaryDirectory() as folder:
-        return _make_trainer(base, train, valid, config, Path(folder), ignore)[1]
+        return _make_trainer(base, train, valid, config, Path(folder), ignore, {})[1]
 
 
 def count_parameters(model: Any) -> tuple[int, int, int]:
@@ -103,48 +119,20 @@ def _make_trainer(
     config: TrainConfig,
     folder: Path,
     on_step: Update,
+    weights: Mapping[str, float],
 ) -> tuple[Any, Plan]:
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import PrinterCallback
-    from trl import SFTTrainer  # type: ignore[attr-defined]
-
     tokenizer = load_tokenizer(base)
     rows, cut = encode_records(train, tokenizer, config.max_length)
+    for row, record in zip(rows, train, strict=True):
+        row["weight"] = weights.get(record.domain, 1.0)
     valid_rows, _ = encode_records(valid, tokenizer, config.max_length)
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-
-    class Trainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
-        """PEFT loads a checkpoint's adapter as fp32; a resumed run must go on in its own bf16."""
-
-        def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
-            model: Any = self.model
-            dtypes = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
-            super()._load_from_checkpoint(*arguments, **named)
-            for name, parameter in model.named_parameters():
-                if name in dtypes:
-                    parameter.data = parameter.data.to(dtypes[name])
-
-    trainer = Trainer(
-        model=load_nf4(base, training=True),
-        args=_sft_config(config, folder),
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(valid_rows),
-        processing_class=tokenizer,
-        peft_config=lora,
-    )
+    trainer = make_trainer(base, rows, valid_rows, config, folder, tokenizer)
     kept: Any = trainer.train_dataset  # without those whose answer was cut off altogether
     samples = len(kept)
     steps = _steps(config, samples)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_progress_callback(on_step, steps, folder))
+    trainer.add_callback(_progress(trainer, on_step, steps, folder))
+    if config.tensorboard:
+        trainer.add_callback(tensorboard_callback(folder / "tensorboard"))
     model: Any = trainer.model
     trainable, total, stored = count_parameters(model)
     plan = Plan(
@@ -152,6 +140,9 @@ def _make_trainer(
         total_parameters=total,
         printed_total=stored,
         weights_bytes=model.get_memory_footprint(),
+        expected_peak_bytes=expected_peak(
+            model.config, config, model.get_memory_footprint(), trainable
+        ),
         samples=samples,
         cut_samples=cut,
         tokens_per_epoch=sum(len(row["input_ids"]) for row in rows),
@@ -160,8 +151,62 @@ def _make_trainer(
     return trainer, plan
 
 
+def make_trainer(
+    base: Path,
+    rows: list[dict[str, Any]],
+    valid_rows: list[dict[str, Any]],
+    config: TrainConfig,
+    folder: Path,
+    tokenizer: Any,
+) -> "PackTrainer":
+    """The base in NF4 with a fresh adapter, ready to train on `rows` of `encode_records`."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PrinterCallback
+
+    from train.attention import NAME
+    from train.layers import PACK_MULTIPLE, compile_layers, recompute_layers
+    from train.packing import PackCollator
+    from train.trainer import PackTrainer
+
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    compiled = config.compile and torch.cuda.is_available()
+    trainer = PackTrainer(
+        collator=PackCollator(
+            config.batch_size,
+            config.tokens_per_batch,
+            config.max_length,
+            PACK_MULTIPLE if compiled else 1,
+        ),
+        seed=config.seed,
+        model=load_nf4(base, training=True, attention=NAME),
+        args=_sft_config(config, folder),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(valid_rows),
+        processing_class=tokenizer,
+        peft_config=lora,
+    )
+    trainer.remove_callback(PrinterCallback)
+    peft_model: Any = trainer.model
+    model = peft_model.get_base_model()
+    if compiled:
+        compile_layers(model)
+        if trainer.accelerator.num_processes == 1:
+            trainer.replay_passes()
+    recompute_layers(model, config.recomputed(model.config.num_hidden_layers))
+    return trainer
+
+
 def _steps(config: TrainConfig, samples: int) -> int:
-    per_epoch = math.ceil(samples / config.batch_size / config.gradient_accumulation)
+    per_epoch = math.ceil(samples / config.samples_per_step)
     return config.max_steps or math.ceil(per_epoch * config.epochs)
 
 
@@ -173,9 +218,8 @@ def _sft_config(config: TrainConfig, folder: Path) -> Any:
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
+        per_device_train_batch_size=config.samples_per_step,
+        per_device_eval_batch_size=config.samples_per_step,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_ratio,  # a share of all steps when below 1
@@ -183,7 +227,7 @@ def _sft_config(config: TrainConfig, folder: Path) -> Any:
         max_grad_norm=config.max_grad_norm,
         max_length=config.max_length,
         optim=config.optimizer,
-        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=False,  # `recompute_layers` decides for each layer
         completion_only_loss=config.loss == "answer",
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
@@ -199,56 +243,28 @@ def _sft_config(config: TrainConfig, folder: Path) -> Any:
         save_total_limit=2,
         report_to=[],
         disable_tqdm=True,
+        remove_unused_columns=False,  # a step's samples are named by their ids
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint; one that a kill cut short is removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    for checkpoint in reversed(found):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(checkpoint)
-        except (OSError, json.JSONDecodeError):
-            shutil.rmtree(checkpoint)
-    return None
+REMEDY = "lower train.learning_rate, and look at the records of that step"
 
 
-def _progress_callback(on_step: Update, steps: int, folder: Path) -> Any:
-    from transformers import TrainerCallback
+def _progress(trainer: "PackTrainer", on_step: Update, steps: int, folder: Path) -> Any:
+    """Shows speed and memory as well, and names the samples of a step whose loss is no number."""
+    import torch
 
-    class Progress(TrainerCallback):
-        """Shows the loss, keeps log.jsonl equal to the trainer's history, stops at a NaN."""
+    def pace() -> Iterator[str]:
+        yield f"{trainer.tokens_per_second():,.0f} tokens/s"
+        if torch.cuda.is_available():
+            yield f"peak {torch.cuda.max_memory_reserved() / 1e9:.1f} GB"
 
-        note = ""
+    def check() -> None:
+        for number, loss, ids in trainer.recent_steps():
+            require_finite("loss", loss, number, REMEDY, ids)
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            on_step(state.global_step, steps, self.note)
-
-        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
-            logs = given["logs"]
-            for key in ("loss", "eval_loss"):
-                _require_finite(key, logs.get(key, 0.0), state.global_step)
-            if "loss" in logs:
-                self.note = f"loss {logs['loss']:.3f}"
-            _write_log(folder / "log.jsonl", state.log_history)
-
-    return Progress()
-
-
-def _require_finite(name: str, loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise TrainError(
-            f"the {name} is {loss} at step {step}",
-            "a finite number",
-            "lower train.learning_rate, and look at the records of that step",
-        )
-
-
-def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
-    lines = (json.dumps(entry) + "\n" for entry in history)
-    path.write_text("".join(lines), encoding="utf-8")
+    return progress_callback(on_step, steps, folder, REMEDY, pace=pace, check=check)
 
 
 def _write_results(trainer: Any, base: Path, folder: Path, plan: Plan, seconds: float) -> None:
@@ -260,17 +276,19 @@ def _write_results(trainer: Any, base: Path, folder: Path, plan: Plan, seconds: 
     for path in (path for pattern in TOKENIZER_FILES for path in base.glob(pattern)):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
-    _write_log(folder / "log.jsonl", trainer.state.log_history)
+    write_log(folder / "log.jsonl", trainer.state.log_history)
     draw_loss(trainer.state.log_history, folder / "loss.png")
-    write_json(folder / "memory.json", _memory(plan, seconds))
+    write_json(folder / "memory.json", _memory(plan, seconds, trainer.tokens_per_second()))
     shutil.rmtree(folder / CHECKPOINTS)
 
 
-def _memory(plan: Plan, seconds: float) -> dict[str, Any]:
+def _memory(plan: Plan, seconds: float, speed: float) -> dict[str, Any]:
     import torch
 
     memory: dict[str, Any] = {
         "weights_bytes": plan.weights_bytes,
+        "expected_peak_bytes": plan.expected_peak_bytes,
+        "tokens_per_second": round(speed, 1),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "train_seconds": round(seconds, 1),
     }

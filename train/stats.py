@@ -53,12 +53,13 @@ def _present(order: Iterable[str], values: Iterable[str]) -> list[str]:
 
 def _lengths(records: Sequence[Record]) -> dict[str, dict[str, float]]:
     return {
-        "question": _summary([len(record.question) for record in records]),
-        "answer": _summary([len(record.answer) for record in records]),
+        "question": summary([len(record.question) for record in records]),
+        "answer": summary([len(record.answer) for record in records]),
     }
 
 
-def _summary(lengths: Sequence[int]) -> dict[str, float]:
+def summary(lengths: Sequence[int]) -> dict[str, float]:
+    """Median, 95th percentile and longest of at least one length."""
     ordered = sorted(lengths)
     return {
         "median": statistics.median(ordered),
