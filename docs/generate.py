@@ -4,6 +4,7 @@ python docs/generate.py [--check]
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -41,9 +42,19 @@ def cli_page() -> str:
         for name in COMMANDS:
             command = main.get_command(parent, name)
             if command is not None:
-                with click.Context(command, parent, name, max_content_width=100) as context:
-                    parts.append(f"## kormed {name}\n\n```\n{command.get_help(context)}\n```\n")
+                parts += _command_help(command, parent, name, "##")
     return GENERATED + "\n".join(parts)
+
+
+def _command_help(
+    command: click.Command, parent: click.Context, name: str, mark: str
+) -> Iterator[str]:
+    """The help of a command, then of those below it."""
+    with click.Context(command, parent, name, max_content_width=100) as context:
+        yield f"{mark} {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
+        if isinstance(command, click.Group):
+            for below, each in command.commands.items():
+                yield from _command_help(each, context, below, f"{mark}#")
 
 
 PAGES = {"config.md": config_page, "cli.md": cli_page}
