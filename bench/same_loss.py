@@ -33,7 +33,8 @@ def records(n: int) -> tuple[list[Any], list[Any]]:
     """Short ones, because a CPU is slow: training and validation samples."""
     from train.source import read_source
 
-    short = [r for r in read_source("samples", "error").records if r.q_type == "short_answer"]
+    read = read_source("samples", "error").records
+    short = [r for r in read if r.q_type != "multiple_choice"][::-1]
     return short[:n], short[n : n + 24]
 
 

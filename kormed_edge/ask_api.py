@@ -1,216 +1,161 @@
 """The domain's own endpoint: a question in, an answer with its option and its doubts out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import asdict
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from fastapi import APIRouter, Depends
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field, field_validator
 
-from kormed_edge.answers import read_tolerant
-from kormed_edge.api_errors import DOCUMENTED
+from kormed_edge.api_errors import DOCUMENTED, ApiError
+from kormed_edge.appraisal import appraise
+from kormed_edge.ask_shapes import AskAnswer, Question
+from kormed_edge.asking import Asked, consult
 from kormed_edge.audit_api import parameters_of
-from kormed_edge.calibration import LOW_CONFIDENCE, Calibration, level_of
-from kormed_edge.engine import Engine, among_each_other
-from kormed_edge.errors import EngineError
+from kormed_edge.engine import Engine
+from kormed_edge.guidelines_api import unavailable
+from kormed_edge.guidelines_file import GuidelinesError
 from kormed_edge.openai_api import event_stream
-from kormed_edge.openai_requests import ApiModel, ModelName, Text
-from kormed_edge.phi import PERSONAL_DATA, find_phi
-from kormed_edge.prompts import NOTICE, question_messages
-from kormed_edge.records import format_question, split_options
-from kormed_edge.request import Piece, Request, TokenLogprob
-from kormed_edge.safety import find_guidance, find_warnings
-from kormed_edge.service import Service, joined
-
-MAX_OPTIONS = 64
-MAX_SCORED = 9
-"""Options whose probabilities are told: those that begin with a digit of their own."""
-
-Option = Annotated[Text, Field(min_length=1, max_length=2048)]
-
-
-class Question(ApiModel):
-    """`options` are those of a multiple choice; without them they are looked for in the text."""
-
-    question: Annotated[Text, Field(min_length=1)]
-    options: list[Option] | None = Field(default=None, min_length=2, max_length=MAX_OPTIONS)
-    model: ModelName | None = None
-    stream: bool | None = None
-
-    @field_validator("question")
-    @classmethod
-    def _not_blank(cls, question: str) -> str:
-        if not question.strip():
-            raise ValueError("the question is empty")
-        return question
-
-    @property
-    def text(self) -> str:
-        """The question as the model was taught to read one."""
-        if self.options is None:
-            return self.question
-        return format_question(self.question.strip(), self.choices)
-
-    @property
-    def choices(self) -> list[str]:
-        if self.options is not None:
-            return [" ".join(option.split()) for option in self.options]
-        return split_options(self.question)[1][:MAX_OPTIONS]
-
-
-class Doubt(BaseModel):
-    """A warning, or guidance, in Korean and English."""
-
-    code: str
-    ko: str
-    en: str
-
-
-class Words(BaseModel):
-    """One thing said in Korean and English."""
-
-    ko: str
-    en: str
-
-
-class AskAnswer(BaseModel):
-    """`option` counts from 1; probabilities are among the options; `confidence` is that of the
-    option answered, or, if `calibrated`, that a free answer is right, and `confidence_words` says
-    how high it is; `guidance` says whom to call first. They are null where there is nothing to
-    tell. `calibrated` says that of answers with this confidence about this share was right on the
-    model's validation split; otherwise it is the model's own opinion."""
-
-    answer: str
-    finish_reason: str
-    option: int | None
-    option_probabilities: list[float] | None
-    confidence: float | None
-    confidence_words: Words | None
-    calibrated: bool
-    warnings: list[Doubt]
-    guidance: Doubt | None
-    model: str
-    adapter: str | None
-    sha256: str
-    notice: str
-    request_id: str
+from kormed_edge.phi import find_phi
+from kormed_edge.prompts import NOTICE
+from kormed_edge.request import Piece, Request, joined
+from kormed_edge.safety import drifts, find_guidance
+from kormed_edge.service import Attended, Service
 
 
 def ask_router(service: Service) -> APIRouter:
-    """POST /v1/ask. Streamed, it sends {"delta": text} events, the first with any guidance, and at
-    last the whole answer."""
+    """POST /v1/ask. Streamed, it sends {"delta": text} events and at last the whole answer. The
+    first event has the request's id, guidance, and the passages of the guidelines; one with
+    "replaced" says that what was said so far is taken back, and another answer follows."""
     router = APIRouter(prefix="/v1", dependencies=[Depends(service.require_open)])
     streamed = {"description": "The answer", "content": {"text/event-stream": {}}}
 
     @router.post("/ask", response_model=AskAnswer, responses={**DOCUMENTED, 200: streamed})
     async def ask(body: Question, http: HttpRequest) -> Response:
         adapter = service.adapter_of(body.model)
-        choices = await asyncio.to_thread(lambda: body.choices)
-        found = await asyncio.to_thread(find_guidance, body.text)
-        guidance = asdict(found) if found else None
+        asked = await asyncio.to_thread(_prepare, body, service)
+        calibration = service.calibration_of(adapter)
+        found = [passage.id for passage in asked.passages or ()]
+
+        def make(engine: Engine) -> Request:
+            return asked.request(
+                engine,
+                max_new_tokens=service.max_new_tokens,
+                adapter=adapter,
+                calibrated=calibration is not None,
+                suppression=service.suppression,
+            )
+
+        guidance = await asyncio.to_thread(find_guidance, body.text)
         answering = await service.start(
             http,
-            lambda engine: _request(engine, body.text, len(choices), service, adapter),
+            make,
             prompt=body.text,
-            parameters=parameters_of(body),
+            parameters=parameters_of(body)
+            | ({} if asked.passages is None else {"passages": found}),
             adapter=adapter,
             judged=True,
         )
-        personal = await asyncio.to_thread(find_phi, body.text)
-
-        async def result(piece: Piece) -> dict[str, Any]:
-            options, known = answering.generation.options, service.calibration_of(adapter)
-            judged = await asyncio.to_thread(appraise, piece, choices, options, known)
-            if personal:
-                judged["warnings"].append(asdict(PERSONAL_DATA))
-            await answering.audit.end(
-                option=judged["option"],
-                confidence=judged["confidence"],
-                warnings=[warning["code"] for warning in judged["warnings"]],
-            )
-            identity = {"model": adapter or service.model, "adapter": adapter}
-            told = {"guidance": guidance, "sha256": service.sha256, "notice": NOTICE}
-            return {**judged, **identity, **told, "request_id": answering.audit.request_id}
-
-        async def chunks(first: Piece) -> AsyncIterator[Any]:
-            pieces = [first]
-            yield {"delta": first.text} | ({"guidance": guidance} if guidance else {})
-            async for piece in answering:
-                pieces.append(piece)
-                if piece.text:
-                    yield {"delta": piece.text}
-            yield await result(joined(pieces))
-
+        personal = bool(await asyncio.to_thread(find_phi, body.text))
+        telling = _Telling(
+            service, answering, asked, asdict(guidance) if guidance else None, personal
+        )
         if body.stream:
-            return await event_stream(answering, chunks)
+            return await event_stream(answering, telling.events)
         with closing(answering):
-            return JSONResponse(await result(await answering.whole()))
+            events = [event async for event in telling.events(await anext(answering))]
+        return JSONResponse(events[-1])
 
     return router
 
 
-def _request(
-    engine: Engine, text: str, options: int, service: Service, adapter: str | None
-) -> Request:
-    return Request(
-        tuple(engine.encode_messages(question_messages(text))),
-        service.max_new_tokens,
-        adapter=adapter,
-        options=_option_tokens(engine, options),
-        # How sure a free answer is stands in the probabilities of its tokens alone.
-        logprobs=None if options or service.calibration_of(adapter) is None else 0,
-    )
-
-
-def _option_tokens(engine: Engine, options: int) -> tuple[int, ...]:
-    """First tokens of the options' numbers; none where they cannot tell the options apart."""
-    if not 2 <= options <= MAX_SCORED:
-        return ()
+def _prepare(body: Question, service: Service) -> Asked:
+    """The question with its passages; `ApiError` where they are asked for and cannot be had."""
+    if body.guidelines and service.guidelines is None:
+        message = "this service has no guidelines"
+        raise ApiError(400, message, code="guidelines_off", param="guidelines")
+    if service.guidelines is None or body.guidelines is False:
+        return Asked(body.text, body.choices)
     try:
-        return engine.option_tokens([str(i) for i in range(1, options + 1)])
-    except EngineError:
-        return ()
+        return consult(
+            service.guidelines, body.text, body.choices, service.engine, service.max_new_tokens
+        )
+    except GuidelinesError as error:
+        raise unavailable() from error
 
 
-def appraise(
-    piece: Piece,
-    choices: Sequence[str],
-    scored: Sequence[TokenLogprob],
-    calibration: Calibration | None = None,
-) -> dict[str, Any]:
-    """What an answer says, how sure it is, and what to be wary of.
+@dataclass
+class _Telling:
+    """One answer while it is told."""
 
-    Without a calibration a free answer has no confidence, and an option the probability that the
-    model gives it.
-    """
-    option = read_tolerant(piece.text, choices).option if choices else None
-    own = among_each_other(scored)
-    scaled = calibration.of_options(own) if calibration else None
-    probabilities = list(scaled or own) or None
-    confidence = probabilities[option - 1] if probabilities and option else None
-    if calibration and not choices:
-        confidence = calibration.of_text([token.logprob for token in piece.logprobs])
-    threshold = calibration.threshold if calibration else LOW_CONFIDENCE
-    warnings = find_warnings(
-        piece.text,
-        unfinished=piece.finish_reason == "length",
-        has_options=bool(choices),
-        option=option,
-        confidence=confidence,
-        threshold=threshold,
-    )
-    level = None if confidence is None else level_of(confidence, threshold)
-    return {
-        "answer": piece.text,
-        "finish_reason": piece.finish_reason,
-        "option": option,
-        "option_probabilities": probabilities,
-        "confidence": confidence,
-        "confidence_words": level._asdict() if level else None,
-        "calibrated": confidence is not None and (scaled is not None or not choices),
-        "warnings": [asdict(warning) for warning in warnings],
-    }
+    service: Service
+    answering: Attended
+    asked: Asked
+    guidance: dict[str, Any] | None
+    personal: bool
+    regenerated: bool = False
+
+    async def events(self, first: Piece) -> AsyncIterator[dict[str, Any]]:
+        """Deltas, the first with what is known before the answer, and at last the whole."""
+        said: list[Piece] = []
+        opening = self._opening()
+        async for piece in self._pieces(first):
+            if piece is None:
+                said.clear()
+                yield {"delta": "", "replaced": True, **opening}
+            else:
+                said.append(piece)
+                if piece.text or opening:
+                    yield {"delta": piece.text, **opening}
+            opening = {}
+        yield await self._whole(joined(said))
+
+    def _opening(self) -> dict[str, Any]:
+        known = {"guidance": self.guidance, **self.asked.opening()}
+        told = {name: value for name, value in known.items() if value is not None}
+        return {"request_id": self.answering.audit.request_id, **told}
+
+    async def _pieces(self, first: Piece) -> AsyncIterator[Piece | None]:
+        """The pieces; None where they begin anew, because the first answer drifted."""
+        piece: Piece | None = first
+        while piece is not None:
+            if not self.regenerated and self._drifts(piece) and await self._ask_again():
+                self.regenerated = True
+                yield None
+            else:
+                yield piece
+            piece = await anext(self.answering, None)
+
+    def _drifts(self, piece: Piece) -> bool:
+        suppresses = self.service.suppression is not None
+        return suppresses and drifts(piece.text)
+
+    async def _ask_again(self) -> bool:
+        suppression, request = self.service.suppression, self.answering.request
+        banned = suppression.strict if suppression else frozenset()
+        sampling = replace(request.sampling, banned=banned)
+        return await self.answering.replace(replace(request, sampling=sampling))
+
+    async def _whole(self, piece: Piece) -> dict[str, Any]:
+        """The answer with what to think of it, when the audit log has its end."""
+        service, adapter = self.service, self.answering.request.adapter
+        judged = await asyncio.to_thread(
+            appraise, piece, self.asked, self.answering.generation.options,
+            service.calibration_of(adapter), personal=self.personal,
+        )  # fmt: skip
+        await self.answering.audit.end(
+            option=judged["option"],
+            confidence=judged["confidence"],
+            warnings=self._codes(judged),
+        )
+        identity = {"model": adapter or service.model, "adapter": adapter, "sha256": service.sha256}
+        told = {"regenerated": self.regenerated, "guidance": self.guidance, "notice": NOTICE}
+        return {**judged, **identity, **told, "request_id": self.answering.audit.request_id}
+
+    def _codes(self, judged: dict[str, Any]) -> list[str]:
+        notes = [judged["guidelines_note"]] if judged["guidelines_note"] else []
+        codes: list[str] = [warning["code"] for warning in (*judged["warnings"], *notes)]
+        return [*codes, *(["regenerated"] if self.regenerated else [])]

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from select import select
 from typing import Any
@@ -11,11 +11,19 @@ import click
 
 from kormed_edge.asker import WORDS, Asker, Language
 from kormed_edge.calibration import find_calibration
-from kormed_edge.commands import MAX_NEW_TOKENS, model_options, model_path
 from kormed_edge.engine import Engine
 from kormed_edge.errors import ConfigError, EngineError
+from kormed_edge.guidelines_file import GuidelinesError
+from kormed_edge.model_options import (
+    MAX_NEW_TOKENS,
+    answer_options,
+    model_options,
+    model_path,
+    open_guidelines,
+)
 from kormed_edge.options import RunOptions
 from kormed_edge.progress import console
+from kormed_edge.suppression import Suppression
 from kormed_edge.verification import verify_model
 
 PASTE_S = 0.05
@@ -26,6 +34,7 @@ PASTE_S = 0.05
 @click.argument("question", required=False)
 @model_options
 @MAX_NEW_TOKENS
+@answer_options
 @click.option(
     "--language",
     type=click.Choice(["ko", "en"]),
@@ -37,14 +46,16 @@ PASTE_S = 0.05
 def ask_command(question: str | None, **given: Any) -> None:
     """Answer QUESTION, or what standard input holds; on a terminal, one question after another.
 
-    The answer goes to standard output as it is written. Guidance, the option chosen, confidence,
-    warnings and the notice go to standard error. --json has all of it on standard output, with the
-    names of POST /v1/ask. A QUESTION of - reads standard input on a terminal too.
+    The answer goes to standard output: on a terminal as it is written, elsewhere when it is whole.
+    Guidance, the option chosen, confidence, passages, warnings and the notice go to standard
+    error. --json has all of it on standard output, with the names of POST /v1/ask. A QUESTION of -
+    reads standard input on a terminal too.
 
     \b
     Example: kormed ask --run demo "급성 충수염의 전형적인 압통 부위는?"
              kormed ask --run demo < item.txt > answer.txt
              kormed ask --run demo --json "…" | jq .option
+             kormed ask --run demo --guidelines default "흉통 환자의 심전도는 언제 찍는가?"
     """
     converses = question is None and sys.stdin.isatty()
     text = "" if converses else _given_text(question)
@@ -78,11 +89,13 @@ def _loaded(path: Path, given: Mapping[str, Any]) -> Iterator[Asker]:
     language: Language = given["language"]
     with console.status(WORDS["loading"][language]):
         digest = verify_model(path, allow_unverified=given["allow_unverified"])
+        guidelines = open_guidelines(given["guidelines"])
         engine = Engine(path, context=given["context"], threads=given["threads"])
-    with engine:
+    with engine, closing(guidelines) if guidelines else nullcontext():
         yield Asker(
             engine, path.stem, digest, given["max_new_tokens"], find_calibration(path, digest),
-            language, given["as_json"],
+            language, given["as_json"], guidelines,
+            None if given["allow_han"] else Suppression.of(engine.pieces()),
         )  # fmt: skip
 
 
@@ -96,7 +109,7 @@ def _converse(asker: Asker) -> None:
             asker.ask(text)
         except KeyboardInterrupt:
             asker.say(asker.word("stopped"), "yellow")
-        except (ConfigError, EngineError) as error:
+        except (ConfigError, EngineError, GuidelinesError) as error:
             if not asker.engine.is_open:
                 raise
             asker.say(str(error), "red")

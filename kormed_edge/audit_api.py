@@ -93,6 +93,10 @@ class Handle:
             if not self._judged:
                 await self.end()
 
+    def begin_anew(self) -> None:
+        """Forget what was said: another answer takes its place."""
+        self._texts.clear()
+
     async def end(
         self, *, option: int | None = None, confidence: float | None = None,
         warnings: Sequence[str] = (),

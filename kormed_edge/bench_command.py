@@ -9,11 +9,11 @@ import click
 from rich.table import Table
 
 from kormed_edge import __version__
-from kormed_edge.commands import model_options, model_path
 from kormed_edge.engine import Engine
 from kormed_edge.errors import ConfigError
 from kormed_edge.manifest import gpu_names, hardware, library_versions
 from kormed_edge.memory_plan import MemoryPlan, free_ram
+from kormed_edge.model_options import model_options, model_path
 from kormed_edge.progress import console
 from kormed_edge.prompts import SYSTEM_MESSAGE
 from kormed_edge.verification import verify_model

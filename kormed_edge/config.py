@@ -98,7 +98,7 @@ class TrainConfig(Section):
     def _a_sample_fits_into_a_pack(self) -> "TrainConfig":
         if self.tokens_per_batch is not None and self.tokens_per_batch < self.max_length:
             raise ValueError(
-                f"tokens_per_batch {self.tokens_per_batch} is less than max_length {self.max_length}"
+                f"{self.tokens_per_batch} tokens_per_batch, less than max_length {self.max_length}"
             )
         return self
 

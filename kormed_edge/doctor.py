@@ -19,10 +19,18 @@ from kormed_edge.progress import console
 __all__ = ["Finding", "Questions", "doctor_command", "examine"]
 PACKAGES = {
     "serve, ask": ("llama_cpp", "fastapi", "uvicorn", "prometheus_client"),
+    "guidelines": ("kiwipiepy", "pypdf"),
     "eval": ("kiwipiepy", "rouge_score", "scipy", "matplotlib", "jinja2"),
     "train, export": ("torch", "transformers", "peft", "bitsandbytes", "trl", "datasets", "gguf"),
 }
-EXTRAS = {"serve, ask": "edge", "eval": "eval", "train, export": "train"}
+EXTRAS = {
+    "serve, ask": "edge",
+    "guidelines": "guidelines",
+    "eval": "eval",
+    "train, export": "train",
+}
+OPTIONAL = {"guidelines"}
+"""What a machine may lack without anything being wrong."""
 LOW_DISK = 3e9  # bytes: the demo's base, runs and checkpoints
 LOW_REPORTS = 1e8  # bytes: reports of verifications
 LOW_MEMORY = 6.0  # GB
@@ -90,7 +98,7 @@ def examine(runs_dir: Path, asked: Questions = Questions()) -> Iterator[Finding]
     yield site.engine()
     yield site.port(asked.port)
     yield from site.permissions(home(), asked.audit, asked.api_keys)
-    uses = PACKAGES if trains else {"serve, ask": PACKAGES["serve, ask"]}
+    uses = PACKAGES if trains else {use: PACKAGES[use] for use in ("serve, ask", "guidelines")}
     yield from (_packages(use, names) for use, names in uses.items())
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     yield Finding("versions", versions)
@@ -118,4 +126,7 @@ def _packages(use: str, names: tuple[str, ...]) -> Finding:
     if not missing:
         return Finding(f"packages for {use}", "all there")
     command = f"pip install -c constraints.txt -e '.[{EXTRAS[use]}]'"
-    return Finding(f"packages for {use}", f"missing: {', '.join(missing)}", command)
+    found = f"missing: {', '.join(missing)}"
+    if use in OPTIONAL:
+        return Finding(f"packages for {use}", f"{found}; if wanted: {command}")
+    return Finding(f"packages for {use}", found, command)

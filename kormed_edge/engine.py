@@ -3,7 +3,7 @@
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, fsum
 from pathlib import Path
@@ -259,6 +259,10 @@ class Engine:
         generation = self.submit(Request(tuple(ids), 0, adapter=adapter, options=tokens))
         list(generation)
         return among_each_other(generation.options)
+
+    def pieces(self) -> Iterator[bytes]:
+        """What each token of the vocabulary writes, by id; nothing for a special one."""
+        return map(self._model.bytes_of, range(self._model.vocabulary))
 
     def option_tokens(self, options: Sequence[str]) -> tuple[int, ...]:
         """First tokens of options, for `Request.options`; `EngineError` when two are the same."""

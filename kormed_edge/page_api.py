@@ -21,7 +21,9 @@ FILES = {
     "/page/page.js": ("page.js", SCRIPT),
     "/page/ask.js": ("ask.js", SCRIPT),
     "/page/dialogs.js": ("dialogs.js", SCRIPT),
+    "/page/elements.js": ("elements.js", SCRIPT),
     "/page/feedback.js": ("feedback.js", SCRIPT),
+    "/page/guidelines.js": ("guidelines.js", SCRIPT),
     "/page/options.js": ("options.js", SCRIPT),
     "/page/turn.js": ("turn.js", SCRIPT),
     "/page/words.js": ("words.js", SCRIPT),
@@ -47,7 +49,8 @@ class Status(BaseModel):
     """Which model answers, and how much it has to do; `waiting` counts requests without a slot.
 
     `verified` says whether the model's file was held against its manifest; null if that is unknown.
-    `feedback` says whether there is an audit log that POST /v1/feedback writes to.
+    `feedback` says whether there is an audit log that POST /v1/feedback writes to, `calibrated`
+    whether the model has a calibration, `guidelines` whether answers cite the hospital's own.
     """
 
     model: str
@@ -58,6 +61,8 @@ class Status(BaseModel):
     busy: int
     waiting: int
     feedback: bool
+    calibrated: bool
+    guidelines: bool
 
 
 def page_router() -> APIRouter:
@@ -92,6 +97,8 @@ def status_router(service: Service, *, verified: bool | None) -> APIRouter:
             model=service.model, version=__version__, sha256=service.sha256, verified=verified,
             slots=now.slots, busy=now.busy, waiting=now.waiting,
             feedback=service.audited.log is not None,
+            calibrated=service.calibration is not None,
+            guidelines=service.guidelines is not None,
         )  # fmt: skip
 
     return router

@@ -1,6 +1,6 @@
 """A request to the engine and what comes back of it, piece by piece."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, Literal
@@ -24,6 +24,9 @@ class Sampling:
     """None takes a new one for every request."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of token ids."""
+    banned: frozenset[int] = frozenset()
+    """Tokens that are never chosen. Unlike a bias of minus infinity a set that requests share costs
+    none of them anything, however large it is."""
     grammar: str | None = None
     """GBNF with a rule named root; the answer follows it."""
     json_schema: Mapping[str, Any] | None = None
@@ -89,6 +92,15 @@ class Piece:
     text: str
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """Pieces of one answer, all that there are, as one."""
+    return Piece(
+        "".join(piece.text for piece in pieces),
+        pieces[-1].finish_reason if pieces else None,
+        tuple(entry for piece in pieces for entry in piece.logprobs),
+    )
 
 
 @dataclass(frozen=True)

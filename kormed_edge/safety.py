@@ -16,6 +16,13 @@ _HAN = re.compile(
     "\uf900-\ufad9\U00016ff0\U00016ff1\U00020000-\U0003ffff]"
 )
 
+# Letters that are neither Hangul nor Han, Latin or Greek: Cyrillic to Georgian, Ethiopic to Vedic,
+# kana and bopomofo, Yi and its neighbours, presentation forms.
+_FOREIGN = re.compile(
+    "[\u0400-\u10ff\u1200-\u1cff\u3041-\u3096\u30a1-\u30fa\u3105-\u312f\u31f0-\u31ff"
+    "\ua000-\ua71f\ua800-\ua95f\ua980-\uaaff\ufb1d-\ufdff\ufe70-\ufefc\uff66-\uff9d]"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Warning:
@@ -39,6 +46,11 @@ HAN_LEAK = Warning(
     "답변에 한자가 섞여 있습니다. 중국어로 흐른 답일 수 있습니다.",
     "The answer contains Han characters: it may have drifted into Chinese.",
 )
+FOREIGN_SCRIPT = Warning(
+    "foreign_script",
+    "답변에 한글도 로마자도 아닌 글자가 섞여 있습니다. 다른 언어로 흐른 답일 수 있습니다.",
+    "The answer contains letters of another script: it may have drifted into another language.",
+)
 UNFINISHED = Warning(
     "unfinished",
     "답변이 길이 제한에서 끊겼습니다.",
@@ -49,6 +61,16 @@ UNFINISHED = Warning(
 def has_han(text: str) -> bool:
     """Whether any Han character is present; Hanja that is in its place counts too."""
     return _HAN.search(text) is not None
+
+
+def has_foreign(text: str) -> bool:
+    """Whether any letter is of a script that Korean medicine does not write; Han is not counted."""
+    return _FOREIGN.search(text) is not None
+
+
+def drifts(text: str) -> bool:
+    """Whether an answer has left Korean and the Latin letters of its terms."""
+    return has_han(text) or has_foreign(text)
 
 
 def find_warnings(
@@ -66,6 +88,7 @@ def find_warnings(
         OPTION_UNREAD: has_options and option is None,
         CONFIDENCE_LOW: confidence is not None and confidence < threshold,
         HAN_LEAK: has_han(text),
+        FOREIGN_SCRIPT: has_foreign(text),
         UNFINISHED: unfinished,
     }
     return [warning for warning, applies in found.items() if applies]

@@ -2,6 +2,8 @@
 
 import ctypes
 import json
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kormed_edge.errors import EngineError
@@ -29,14 +31,16 @@ class Sampler:
     """
 
     def __init__(self, sampling: Sampling, model: LlamaModel) -> None:
-        """Raises `EngineError` when a grammar, a JSON schema or a biased token is not valid."""
+        """Raises `EngineError` when a grammar, a JSON schema or a token is not valid."""
         self._model = model
         self._chain: Any = None
         self._grammar: Any = None
         self._bias = _bias(sampling, model)
+        self._banned = sampling.banned
         if sampling.grammar is not None or sampling.json_schema is not None:
             self._grammar = _grammar(sampling, model)
-        if not _is_greedy(sampling) or (self._grammar and sampling.logit_bias):
+        biased = sampling.logit_bias or sampling.banned
+        if not _is_greedy(sampling) or (self._grammar and biased):
             self._chain = _chain(sampling, model)
 
     def sample(self, context: LlamaContext, row: int) -> int:
@@ -48,11 +52,18 @@ class Sampler:
         return self._best(context.logits(row))
 
     def _best(self, logits: "NDArray[np.float32]") -> int:
-        """The largest logit with the bias; numpy finds it ten times as fast as a chain."""
+        """The largest logit with the bias; numpy finds it ten times as fast as a chain.
+
+        Banned tokens are only taken out where one of them would win, which is seldom.
+        """
         ids, values = self._bias
         kept = logits[ids]  # a copy: the logits are read again after this
         logits[ids] += values
         token = int(logits.argmax())
+        if token in self._banned:
+            others = logits.copy()
+            others[_as_array(self._banned)] = -float("inf")
+            token = int(others.argmax())
         logits[ids] = kept
         return token
 
@@ -156,8 +167,9 @@ def _chain(sampling: Sampling, model: LlamaModel) -> Any:
     import llama_cpp
 
     parts: list[Any] = []
-    if sampling.logit_bias:
-        pairs = [llama_cpp.llama_logit_bias(*pair) for pair in sampling.logit_bias.items()]
+    if sampling.logit_bias or sampling.banned:
+        bias = {**sampling.logit_bias, **dict.fromkeys(sampling.banned, -float("inf"))}
+        pairs = [llama_cpp.llama_logit_bias(*pair) for pair in bias.items()]
         biases = (llama_cpp.llama_logit_bias * len(pairs))(*pairs)
         parts.append(llama_cpp.llama_sampler_init_logit_bias(model.vocabulary, len(pairs), biases))
     if sampling.repeat_penalty != 1:
@@ -182,19 +194,31 @@ def _chain(sampling: Sampling, model: LlamaModel) -> Any:
     return chain
 
 
+def _require_known(name: str, ids: Iterable[int], model: LlamaModel) -> None:
+    outside = [id for id in ids if not 0 <= id < model.vocabulary]
+    if outside:
+        raise EngineError(
+            f"{name} names token {outside[0]}",
+            f"ids below {model.vocabulary}",
+            "take the ids from this model's tokenizer",
+        )
+
+
 def _bias(sampling: Sampling, model: LlamaModel) -> "tuple[NDArray[np.int64], NDArray[np.float32]]":
     """Biased tokens, and what is added to their logits."""
     import numpy as np
 
-    outside = [id for id in sampling.logit_bias if not 0 <= id < model.vocabulary]
-    if outside:
-        raise EngineError(
-            f"logit_bias names token {outside[0]}",
-            f"ids below {model.vocabulary}",
-            "take the ids from this model's tokenizer",
-        )
-    bias = sampling.logit_bias
+    bias, banned = sampling.logit_bias, sampling.banned
+    _require_known("logit_bias", bias, model)
+    _require_known("banned", (min(banned), max(banned)) if banned else (), model)
     return np.array([*bias], np.int64), np.array([*bias.values()], np.float32)
+
+
+@lru_cache(maxsize=8)
+def _as_array(tokens: frozenset[int]) -> "NDArray[np.int64]":
+    import numpy as np
+
+    return np.fromiter(tokens, np.int64, len(tokens))
 
 
 def _grammar(sampling: Sampling, model: LlamaModel) -> Any:

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kormed_edge.calibration import find_calibration
-from kormed_edge.commands import MAX_NEW_TOKENS, model_options, model_path
 from kormed_edge.engine import Engine
 from kormed_edge.errors import ConfigError, EngineError
+from kormed_edge.model_options import (
+    DEFAULT,
+    MAX_NEW_TOKENS,
+    answer_options,
+    model_options,
+    model_path,
+    open_guidelines,
+)
 from kormed_edge.progress import console
 from kormed_edge.prompts import SYSTEM_MESSAGE
+from kormed_edge.serve_options import audit_options, limit_options, listen_options
+from kormed_edge.suppression import Suppression
 from kormed_edge.verification import verify_model
 
 if TYPE_CHECKING:
@@ -23,78 +32,18 @@ if TYPE_CHECKING:
 
     from kormed_edge.audit import AuditLog
     from kormed_edge.guards import Guards
+    from kormed_edge.guidelines import Guidelines
     from kormed_edge.listening import Address, Server
     from kormed_edge.loading import LoadingApp
     from kormed_edge.metrics import Metrics
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-POSITIVE = click.IntRange(min=1)
 ORIGIN = re.compile(r"https?://[^/*\s]+")
-
-
-def listen_options(command: Any) -> Any:
-    """Where the service listens, who may ask it and how it stops."""
-    for option in (
-        click.option("--drain-seconds", type=click.FloatRange(min=0), default=25.0,
-                     show_default=True, help="For what is under way at SIGTERM."),
-        click.option("--cors-origin", "origins", multiple=True, metavar="ORIGIN",
-                     help="Web origin whose pages may ask; repeatable.  [default: none]"),
-        click.option("--insecure", is_flag=True,
-                     help="Serve without keys on an address that other machines reach."),
-        click.option("--api-keys", type=FILE, help="File of `kormed keys add`; ask for a key."),
-        click.option("--tls-key", type=FILE, help="Its key, PEM, not readable for everyone."),
-        click.option("--tls-certificate", type=FILE, help="Certificate chain, PEM: serve TLS."),
-        click.option("--unix-socket", type=FILE, help="Listen on this file, mode 660, instead."),
-        click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
-                     help="0 takes a free one."),
-        click.option("--host", default="127.0.0.1", show_default=True,
-                     help="IP address to listen on."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def limit_options(command: Any) -> Any:
-    """How much the service takes on."""
-    for option in (
-        click.option("--rate", type=POSITIVE,
-                     help="Requests a minute of each key or address.  [default: any number]"),
-        click.option("--request-seconds", type=click.FloatRange(min=1), default=300.0,
-                     show_default=True, help="Longest time for one answer."),
-        click.option("--max-body", type=POSITIVE, default=2**20, show_default=True,
-                     help="Longest request in bytes."),
-        click.option("--queue", type=click.IntRange(min=0), default=64, show_default=True,
-                     help="Requests that may wait for a slot; the next gets 429."),
-        click.option("--slots", type=POSITIVE, default=4, show_default=True,
-                     help="Requests answered at once; each has its own --context."),
-        click.option("--gpu-layers", type=click.IntRange(min=0),
-                     help="[default: as many as fit]"),
-        click.option("--adapter", "adapters", multiple=True, metavar="NAME=FILE",
-                     help="A LoRA GGUF that requests choose by NAME as their model; repeatable."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def audit_options(command: Any) -> Any:
-    """What is written down of requests."""
-    for option in (
-        click.option("--audit-retention", type=POSITIVE, metavar="DAYS",
-                     help="Prune older rows, once a day.  [default: never]"),
-        click.option("--audit-optional", is_flag=True,
-                     help="Answer also when the log cannot be written."),
-        click.option("--audit-content", type=FILE, metavar="KEYFILE",
-                     help="Keep texts too, sealed with the key of `kormed audit keygen`."),
-        click.option("--audit", type=FILE,
-                     help="Audit log, SQLite: hashes and numbers of every request."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
 
 
 @click.command("serve")
 @model_options
 @MAX_NEW_TOKENS
+@answer_options
 @limit_options
 @audit_options
 @listen_options
@@ -105,6 +54,7 @@ def serve_command(**given: Any) -> None:
     Example: kormed serve --run demo
              kormed serve --model /models/demo-Q4_K_M.gguf --port 9000
              kormed serve --model /models/base-Q8_0.gguf --adapter v2=/models/v2/adapter.gguf
+             kormed serve --run demo --guidelines default --audit audit.db
              kormed serve --run demo --host 0.0.0.0 --api-keys keys.txt \\
                  --tls-certificate cert.pem --tls-key key.pem
     """
@@ -124,7 +74,8 @@ def serve_command(**given: Any) -> None:
         if not file.is_file():
             raise EngineError(f"{file} does not exist", "a GGUF file", "make export")
     log = _audit_log(given)
-    service = LoadingApp(_loader(path, given, metrics, log))
+    guidelines = _guidelines(given["guidelines"])
+    service = LoadingApp(_loader(path, given, metrics, log, guidelines))
     server = make_server(
         guarded(service, guards, metrics),
         service,
@@ -136,8 +87,9 @@ def serve_command(**given: Any) -> None:
     with listener(address) as sock:
         console.print(f"{address.shown(sock)}  (stop: Ctrl-C)", highlight=False)
         _run(server, service, sock)
-    if log is not None:
-        log.close()
+    for opened in (log, guidelines):
+        if opened is not None:
+            opened.close()
     if service.loading:
         # Nothing can stop llama.cpp while it loads, and the interpreter's end would pull the
         # ground from under it.
@@ -171,9 +123,21 @@ def _audit_log(given: dict[str, Any]) -> "AuditLog | None":
     )
 
 
+def _guidelines(given: Path | None) -> "Guidelines | None":
+    """The index of --guidelines; one that nobody named is told of and not used."""
+    from kormed_edge.guidelines_file import default_path
+
+    if given is None and default_path().is_file():
+        console.print(
+            f"{default_path()} is there and not used: --guidelines {DEFAULT}", highlight=False
+        )
+    return open_guidelines(given)
+
+
 def _loader(
-    path: Path, given: dict[str, Any], metrics: "Metrics", log: "AuditLog | None"
-) -> "Callable[[], FastAPI]":
+    path: Path, given: dict[str, Any], metrics: "Metrics", log: "AuditLog | None",
+    guidelines: "Guidelines | None",
+) -> "Callable[[], FastAPI]":  # fmt: skip
     """What verifies and loads the model and makes the API over it."""
     from kormed_edge.audit_api import Audited
     from kormed_edge.server import create_app
@@ -205,6 +169,8 @@ def _loader(
                 log, model_sha256=digest, adapters=dict(zip(adapters, others, strict=True))
             ),
             calibration=calibration,
+            guidelines=guidelines,
+            suppression=None if given["allow_han"] else Suppression.of(engine.pieces()),
         )
         metrics.watch(engine.status, model=path.stem, sha256=digest)
         metrics.paths |= set(app.openapi()["paths"])

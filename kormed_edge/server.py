@@ -10,9 +10,12 @@ from kormed_edge.ask_api import ask_router
 from kormed_edge.audit_api import Audited, feedback_router
 from kormed_edge.calibration import Calibration
 from kormed_edge.engine import Engine
+from kormed_edge.guidelines import Guidelines
+from kormed_edge.guidelines_api import guidelines_router
 from kormed_edge.openai_api import openai_router
 from kormed_edge.page_api import page_router, status_router
 from kormed_edge.service import Service
+from kormed_edge.suppression import Suppression
 
 
 def create_app(
@@ -25,10 +28,13 @@ def create_app(
     verified: bool | None = None,
     audited: Audited | None = None,
     calibration: Calibration | None = None,
+    guidelines: Guidelines | None = None,
+    suppression: Suppression | None = None,
 ) -> FastAPI:
     """The API over an engine. `model` is the name that clients see; an adapter of the engine is a
     model of its own name. `verified` says whether its file was held against a manifest;
-    `calibration` is the model's own.
+    `calibration` is the model's own. With `guidelines` answers of /v1/ask cite their passages.
+    `suppression` keeps other scripts out of them; other endpoints sample as their clients ask.
 
     `app.state.engine` may be None until the model is loaded, and `app.state.draining` is set to
     stop: /readyz and new requests are then answered with 503. An answer that has not begun after
@@ -44,17 +50,22 @@ def create_app(
         request_seconds=request_seconds,
         audited=audited or Audited(None, model_sha256=sha256),
         calibration=calibration,
+        guidelines=guidelines,
+        suppression=suppression,
     )
     add_error_handlers(app)
     app.include_router(openai_router(service))
     app.include_router(ask_router(service))
     app.include_router(feedback_router(service.audited))
+    app.include_router(guidelines_router(guidelines))
     app.include_router(status_router(service, verified=verified))
     app.include_router(page_router())
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": model, "sha256": sha256}
+        # The page asks this before it has a key: its switch for guidelines is there from the start.
+        identity = {"model": model, "sha256": sha256}
+        return {"status": "ok", **identity, "guidelines": guidelines is not None}
 
     @app.get("/readyz", responses={503: DOCUMENTED[503]})
     async def ready() -> dict[str, Any]:

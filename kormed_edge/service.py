@@ -4,10 +4,10 @@ An answer that nobody waits for gives its slot back, and one that takes too long
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
@@ -19,8 +19,15 @@ from kormed_edge.audit import Prompt
 from kormed_edge.audit_api import CLIENT_GONE, Audited, Handle
 from kormed_edge.calibration import Calibration
 from kormed_edge.engine import Engine
+from kormed_edge.errors import EngineBusyError
 from kormed_edge.generation import AsyncGeneration
-from kormed_edge.request import Piece, Request
+from kormed_edge.request import Piece, Request, joined
+from kormed_edge.suppression import Suppression
+
+if TYPE_CHECKING:
+    from kormed_edge.guidelines import Guidelines
+
+Submit = Callable[[Request], AsyncGeneration]
 
 
 class Attended(AsyncIterator[Piece]):
@@ -31,10 +38,12 @@ class Attended(AsyncIterator[Piece]):
     """
 
     def __init__(
-        self, generation: AsyncGeneration, http: HttpRequest, deadline: float | None, audit: Handle
-    ) -> None:
-        self.generation, self.audit = generation, audit
-        self._deadline = deadline
+        self, request: Request, submit: Submit, generation: AsyncGeneration, http: HttpRequest,
+        deadline: float | None, audit: Handle,
+    ) -> None:  # fmt: skip
+        """`generation` is what `submit` made of `request`."""
+        self.request, self.generation, self.audit = request, generation, audit
+        self._submit, self._deadline = submit, deadline
         self._spoke = self._late = False
         self._watch = asyncio.create_task(self._cancel_when_gone(http))
 
@@ -71,6 +80,20 @@ class Attended(AsyncIterator[Piece]):
         # What was said so far still comes, and its end within a step.
         self._late, self._deadline = True, None
 
+    async def replace(self, request: Request) -> bool:
+        """Ask anew, in place of all that was said; False when the queue is full, and nothing is
+        changed."""
+        try:
+            generation = await asyncio.to_thread(self._submit, request)
+        except EngineBusyError:
+            return False
+        self.generation.close()
+        self.request, self.generation = request, generation
+        self.audit.begin_anew()
+        if self._watch.done():  # the client left meanwhile
+            generation.cancel()
+        return True
+
     async def whole(self) -> Piece:
         """All pieces as one."""
         return joined([piece async for piece in self])
@@ -104,24 +127,17 @@ class EventStream(StreamingResponse):
             self._answering.close()
 
 
-def joined(pieces: Sequence[Piece]) -> Piece:
-    """Pieces of one answer, all that there are, as one."""
-    return Piece(
-        "".join(piece.text for piece in pieces),
-        pieces[-1].finish_reason,
-        tuple(entry for piece in pieces for entry in piece.logprobs),
-    )
-
-
 class Service:
     """The engine of an app, and under which names and limits it answers."""
 
     def __init__(
         self, state: State, *, model: str, sha256: str, max_new_tokens: int, request_seconds: float,
         audited: Audited, calibration: Calibration | None = None,
+        guidelines: "Guidelines | None" = None, suppression: Suppression | None = None,
     ) -> None:  # fmt: skip
         """`state` has `engine`, None until it is loaded, and `draining`."""
-        self._calibration = calibration
+        self.calibration = calibration
+        self.guidelines, self.suppression = guidelines, suppression
         self.audited = audited
         self.model, self.sha256 = model, sha256
         self.max_new_tokens = max_new_tokens
@@ -161,7 +177,7 @@ class Service:
 
     def calibration_of(self, adapter: str | None) -> Calibration | None:
         """How sure the model may be; nothing is known of one that an adapter changes."""
-        return None if adapter else self._calibration
+        return None if adapter else self.calibration
 
     async def start(
         self, http: HttpRequest, make: Callable[[Engine], Request], *, prompt: Prompt,
@@ -176,10 +192,18 @@ class Service:
         audit = await self.audited.begin(
             http, prompt, parameters=parameters, adapter=adapter, judged=judged
         )
+
+        def submit(request: Request) -> AsyncGeneration:
+            return engine.submit_async(request, loop)
+
+        def begin() -> tuple[Request, AsyncGeneration]:
+            request = make(engine)
+            return request, submit(request)
+
         try:
-            generation = await asyncio.to_thread(lambda: engine.submit_async(make(engine), loop))
+            request, generation = await asyncio.to_thread(begin)
         except BaseException as error:
             audit.failed(error)
             audit.close()
             raise
-        return Attended(generation, http, deadline, audit)
+        return Attended(request, submit, generation, http, deadline, audit)

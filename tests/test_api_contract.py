@@ -32,7 +32,7 @@ FIELDS = {
         *("n", "tools", "stream_options", "stream", "presence_penalty"),
     ),
     "/v1/completions": ("prompt", "logprobs", "echo", "suffix", "best_of", "max_tokens"),
-    "/v1/ask": ("question", "options", "model", "stream"),
+    "/v1/ask": ("question", "options", "model", "stream", "guidelines"),
 }
 VALUES = st.recursive(
     st.none()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from fastapi.testclient import TestClient
+from guideline_files import write
 from scripted_model import ANSWER
 from test_ask_api import TEXT
 from test_server import client_of
@@ -23,12 +24,16 @@ from kormed_edge.calibration import Calibration, TextScale
 from kormed_edge.cli import main
 from kormed_edge.engine import Engine
 from kormed_edge.errors import PromptTooLongError
+from kormed_edge.guidelines import Guidelines
 from kormed_edge.page_api import FOLDER
 from kormed_edge.prompts import NOTICE
 from kormed_edge.request import Piece, Request, TokenLogprob
+from kormed_edge.suppression import Suppression
 
 HOSTILE = "[red]:bomb:[/] \x1b]0;x\x07\x1b[2J\x9b31m\u202e끝\r\n"
 WAIT_S = 60
+HAN, STRICT = frozenset({7}), frozenset({7, 8})
+SUPPRESSION = Suppression(HAN, STRICT)
 
 
 class Spoken(list[Piece]):
@@ -56,7 +61,7 @@ class Speaker:
     is_open = True
 
     def __init__(self, *said: str, chances: tuple[float, ...] = ()) -> None:
-        self.said = said
+        self.said, self.instead, self.asked = said, ("심전도",), list[Request]()
         self.chances = tuple(TokenLogprob(i, b"", chance) for i, chance in enumerate(chances))
 
     def encode_messages(self, messages: Any) -> list[int]:
@@ -68,7 +73,9 @@ class Speaker:
         return tuple(range(len(options)))
 
     def submit(self, request: Request) -> Spoken:
-        return Spoken(self.said, self.chances if request.options else ())
+        self.asked.append(request)
+        said = self.instead if request.sampling.banned == STRICT else self.said
+        return Spoken(said, self.chances if request.options else ())
 
 
 def asker(*said: str, chances: tuple[float, ...] = (), **settings: Any) -> Asker:
@@ -125,7 +132,9 @@ def test_free_answer_of_a_calibrated_model_has_a_confidence(
     )
     with Engine(scripted_gguf, context=512, threads=1) as engine:
         Asker(engine, "tiny", "ab" * 32, 8, calibration).ask("가장 먼저 할 검사는?")
-    assert "\n확신도 낮음 (50%)\n⚠ 불확실" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "\n확신도 낮음 (50%)\n⚠ 불확실: 전문의 확인 필요\n  - 모델이 이 답을" in said
+    assert said.count("전문의 확인 필요") == 1
 
 
 def test_ask_needs_a_question(kormed: Any) -> None:
@@ -181,8 +190,14 @@ def test_guidance_comes_before_the_answer_and_doubts_after(
 @pytest.mark.parametrize(
     ("chances", "words"),
     [
-        ((-9.0, -9.0, -0.01, -9.0), "확신도 높음 (100%)\n1) 0% · 2) 0% · 3) 100% · 4) 0%\n"),
-        ((-1.0, -1.0, -1.0, -1.0), "확신도 낮음 (25%)\n1) 25% · 2) 25% · 3) 25% · 4) 25%\n⚠"),
+        (
+            (-9.0, -9.0, -0.01, -9.0),
+            "확신도 높음 (100%) · 보정되지 않은 값\n1) 0% · 2) 0% · 3) 100% · 4) 0%\n",
+        ),
+        (
+            (-1.0, -1.0, -1.0, -1.0),
+            "확신도 낮음 (25%) · 보정되지 않은 값\n1) 25% · 2) 25% · 3) 25% · 4) 25%\n⚠",
+        ),
     ],
 )
 def test_confidence_is_the_pages(
@@ -203,6 +218,45 @@ def test_text_of_a_model_is_no_markup_and_commands_no_terminal(
     assert printable(said.out + said.err) == said.out + said.err
 
 
+def test_answer_that_drifts_is_written_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = asker("심", "電圖", suppression=SUPPRESSION)
+    asked.ask("질문")
+    said = capsys.readouterr()
+    assert said.out == "심전도\n"
+    assert "다른 글자가 섞여 답변을 다시 썼습니다." in said.err
+    first, second = asked.engine.asked  # type: ignore[attr-defined]
+    assert (first.sampling.banned, second.sampling.banned) == (HAN, STRICT)
+
+
+def test_terminal_sees_both_answers_with_a_word_between(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    asker("심", "電圖", suppression=SUPPRESSION).ask("질문")
+    assert capsys.readouterr().out == "심\n심전도\n"
+
+
+def test_second_answer_is_told_whatever_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = asker("心", suppression=SUPPRESSION, as_json=True)
+    asked.engine.instead = ("心電圖",)  # type: ignore[attr-defined]
+    asked.ask("질문")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["answer"], told["regenerated"]) == ("心電圖", True)
+    assert [warning["code"] for warning in told["warnings"]] == ["han_leak"]
+
+
+def test_passages_stand_below_the_answer(kormed: Any, tmp_path: Path) -> None:
+    index = tmp_path / "g.db"
+    with Guidelines(index, write=True) as guidelines:
+        guidelines.add(write(tmp_path, "소생.txt", "심정지에 에피네프린 1 mg을 준다."))
+    found = kormed("--guidelines", str(index), "심정지에 주는 에피네프린은?", "--context", "4096")
+    assert (found.exit_code, found.stdout) == (0, f"{ANSWER}\n")
+    assert "지침 구절\n[1] 소생.txt\n심정지에 에피네프린 1 mg을 준다.\n" in found.stderr
+    assert "인용하지 않았습니다" in found.stderr
+    nothing = kormed("--guidelines", str(index), "주차장은 몇 시까지?")
+    assert "관련된 구절을 찾지 못했습니다" in nothing.stderr
+
+
 def test_json_escapes_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
     asker(HOSTILE, as_json=True).ask("질문")
     [line] = capsys.readouterr().out.splitlines()
@@ -212,8 +266,10 @@ def test_json_escapes_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[s
 
 def test_words_are_those_of_the_page() -> None:
     page = (FOLDER / "words.js").read_text("utf-8")
-    for name in ("guidance", "uncertain", "stopped", "reading"):
+    for name in ("guidance", "uncertain", "stopped", "reading", "passages", "cited"):
         assert f'{{ ko: "{WORDS[name]["ko"]}", en: "{WORDS[name]["en"]}" }}' in page
+    for text in (*WORDS["regenerated"].values(), *WORDS["uncalibrated"].values()):
+        assert text in page
 
 
 def converse(asker: Asker, monkeypatch: pytest.MonkeyPatch, *typed: str) -> None:

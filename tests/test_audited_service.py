@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from audit_rows import KEY
 from fastapi.testclient import TestClient
+from guideline_files import write
 from scripted_model import ANSWER
 from serving import kormed_serve
+from test_ask_api import SUPPRESSION, Drifting
 from test_server import ENDPOINTS, Endless, leave, serve
 
 from kormed_edge.audit import AuditLog
@@ -17,6 +19,7 @@ from kormed_edge.audit_api import Audited
 from kormed_edge.audit_reader import AuditReader, Row
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EngineBusyError
+from kormed_edge.guidelines import Guidelines
 
 SHA = "ab" * 32
 PROMPTS = dict(zip(ENDPOINTS, ("가장 먼저 할 검사는?", "질문", "질문"), strict=True))
@@ -130,3 +133,18 @@ def test_killed_service_has_logged_what_it_answered(scripted_gguf: Path, tmp_pat
     assert answer.headers["x-request-id"] == request["request_id"] == answer.json()["request_id"]
     assert request["ended"] is not None
     assert len(request["model_sha256"]) == 64
+
+
+def test_log_has_the_passages_ids_and_that_an_answer_was_written_anew(
+    log: AuditLog, tmp_path: Path
+) -> None:
+    with Guidelines(tmp_path / "g.db", write=True) as index:
+        index.add(write(tmp_path, "소생.txt", "심정지에 에피네프린 1 mg을 준다."))
+        settings = {"guidelines": index, "suppression": SUPPRESSION}
+        audited = Audited(log, model_sha256=SHA)
+        client = TestClient(serve(Drifting("1 mg", "毫克"), audited=audited, **settings))
+        body = client.post("/v1/ask", json={"question": "심정지에 주는 에피네프린은?"}).json()
+    [request] = requests(log)
+    assert request["parameters"] == {"passages": [body["passages"][0]["id"]]}
+    assert request["answer"] == body["answer"] == "심전도"
+    assert request["warnings"] == ["not_cited", "regenerated"]

@@ -52,7 +52,8 @@ def test_every_check_has_a_finding(tmp_path: Path) -> None:
     assert {"GPU", "disk of runs", "disk of $KORMED_HOME", "clock", "port 8080"} < set(names)
     assert {"container engine", "$KORMED_HOME", "site key"} < set(names)
     assert [n for n in names if n.startswith("packages")] == [
-        "packages for serve, ask", "packages for eval", "packages for train, export",
+        "packages for serve, ask", "packages for guidelines", "packages for eval",
+        "packages for train, export",
     ]  # fmt: skip
     assert "torch " in found(tmp_path)["versions"].found
 
@@ -71,7 +72,12 @@ def test_a_missing_package_comes_with_the_command_that_brings_it(tmp_path: Path)
 def test_the_edge_image_is_asked_for_nothing_of_training(tmp_path: Path) -> None:
     findings = found(tmp_path)
     assert "disk of runs" not in findings
-    assert [n for n in findings if n.startswith("packages")] == ["packages for serve, ask"]
+    assert [n for n in findings if n.startswith("packages")] == [
+        "packages for serve, ask", "packages for guidelines",
+    ]  # fmt: skip
+    wanted = findings["packages for guidelines"]
+    assert wanted.found.startswith("missing: kiwipiepy; if wanted: pip install")
+    assert wanted.remedy == ""
     result = CliRunner().invoke(main, ["doctor", "--runs-dir", str(tmp_path)])
     assert result.exit_code == 0, result.output
 

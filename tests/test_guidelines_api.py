@@ -7,13 +7,10 @@ from fastapi.testclient import TestClient
 from guideline_files import write
 
 from kormed_edge.api_errors import add_error_handlers
-from kormed_edge.errors import PromptTooLongError
-from kormed_edge.guidelines import Guidelines, Passage
-from kormed_edge.guidelines_api import cite, cited_numbers, guidelines_router
+from kormed_edge.guidelines import Guidelines
+from kormed_edge.guidelines_api import guidelines_router
 
 TEXT = "심정지 환자에게 에피네프린 1 mg을 3~5분마다 정맥 투여한다."
-SHORT = Passage(3, "소생.pdf", 12, "약물 › 용량", "에피네프린 1 mg [7]")
-LONG = Passage(4, "긴.txt", None, "", "가" * 300)
 
 
 def client(guidelines: Guidelines | None) -> TestClient:
@@ -70,37 +67,3 @@ def test_broken_index_is_unavailable_and_tells_nothing(guidelines: Guidelines) -
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "guidelines_unavailable"
         assert str(guidelines.path) not in answer.text
-
-
-def test_passages_are_numbered_with_their_place() -> None:
-    text, taken = cite("용량은?", [SHORT], count=len, budget=1000)
-    assert taken == [SHORT]
-    assert "\n\n[1] (소생.pdf, 12쪽 — 약물 › 용량)\n에피네프린 1 mg (7)\n\n질문:\n용량은?" in text
-
-
-def test_passage_that_does_not_fit_leaves_its_place_to_the_next() -> None:
-    text, taken = cite("용량은?", [LONG, SHORT], count=len, budget=300)
-    assert taken == [SHORT]
-    assert "[1] (소생.pdf" in text
-    assert len(text) <= 300
-
-
-def test_without_a_passage_the_question_is_as_it_was() -> None:
-    def refuse(_text: str) -> int:
-        raise PromptTooLongError("too long")
-
-    assert cite("용량은?", [], count=len, budget=0) == ("용량은?", [])
-    assert cite("용량은?", [SHORT], count=refuse, budget=1000) == ("용량은?", [])
-
-
-@pytest.mark.parametrize(
-    ("answer", "numbers"),
-    [
-        ("1 mg이다 [2]. 정맥 [1][2].", [2, 1]),
-        ("둘 다 [1, 3]", [1, 3]),
-        ("지어낸 것 [4] [0] [99]", []),
-        ("번호가 없다 (1)", []),
-    ],
-)
-def test_only_numbers_of_passages_count_as_cited(answer: str, numbers: list[int]) -> None:
-    assert cited_numbers(answer, 3) == numbers

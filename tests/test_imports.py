@@ -9,7 +9,8 @@ NOT_ON_THE_EDGE = [*HEAVY, "scipy", "kiwipiepy", "rouge_score", "matplotlib"]
 ENTRY_POINTS = {
     "command line": "import kormed_edge.cli",
     "help": "from kormed_edge.cli import main; main(['--help'], standalone_mode=False)",
-    "service": "import kormed_edge.server, kormed_edge.commands, llama_cpp, uvicorn",
+    "service": "import kormed_edge.server, kormed_edge.serve_command, llama_cpp, uvicorn",
+    "terminal": "import kormed_edge.ask_command, kormed_edge.appraisal, llama_cpp",
     "evaluation of a GGUF": "import eval.commands, eval.arms, eval.scores, eval.gate",
     "doctor": "from kormed_edge.doctor import examine; from pathlib import Path;"
     "list(examine(Path()))",

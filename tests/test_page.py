@@ -109,7 +109,8 @@ def status(verified: bool | None) -> Any:
 def test_status_names_the_model_and_the_queue(verified: bool | None) -> None:
     assert status(verified) == {
         "model": "tiny", "version": __version__, "sha256": "ab" * 32, "verified": verified,
-        "slots": 4, "busy": 3, "waiting": 2, "feedback": False,
+        "slots": 4, "busy": 3, "waiting": 2, "feedback": False, "calibrated": False,
+        "guidelines": False,
     }  # fmt: skip
 
 

@@ -209,15 +209,16 @@ def test_options_are_found_as_the_service_finds_them(visit):
 @pytest.mark.parametrize(
     ("chances", "words"),
     [
-        ((-9.0, -9.0, -0.01, -9.0), "확신도 높음 (100%)"),
-        ((-1.5, -9.0, -1.0, -9.0), "확신도 보통 (62%)"),
-        ((-1.0, -1.0, -1.0, -1.0), "확신도 낮음 (25%)"),
+        ((-9.0, -9.0, -0.01, -9.0), "확신도 높음 (100%) · 보정되지 않은 값"),
+        ((-1.5, -9.0, -1.0, -9.0), "확신도 보통 (62%) · 보정되지 않은 값"),
+        ((-1.0, -1.0, -1.0, -1.0), "확신도 낮음 (25%) · 보정되지 않은 값"),
     ],
 )
 def test_confidence_is_a_word_with_its_number(visit, chances, words):
     turn = ask(visit(Speaker("3) 심전도", chances=chances)), ITEM)
     expect(turn.locator(".confidence .ko")).to_have_text(words)
     assert turn.locator(".warnings").count() == (words.find("낮음") > 0)
+    assert turn.inner_text().count("전문의 확인 필요") == (words.find("낮음") > 0)
 
 
 def test_warnings_say_what_to_do_and_why(visit):
@@ -355,7 +356,7 @@ def test_copy_takes_the_answer_with_its_doubts_and_the_notice(visit):
     turn.get_by_role("button", name="복사").click()
     expect(turn.get_by_role("button", name="복사했습니다")).to_be_visible()
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied.startswith("질문\n\n心\n⚠ 답변에 한자가")
+    assert copied.startswith("질문\n\n心\n⚠ 불확실: 전문의 확인 필요\n- 답변에 한자가")
     assert "단독 진단이나 처방에 사용할 수 없습니다" in copied
     assert copied.endswith(f"tiny · SHA-256 {'ab' * 32}")
 

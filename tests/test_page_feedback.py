@@ -104,10 +104,25 @@ def test_it_is_not_offered_where_no_audit_is_kept(visit):  # noqa: F811
     assert turn.locator(".feedback").count() == 0
 
 
-def test_it_is_not_offered_for_an_answer_that_was_stopped(audited):
+def test_answer_that_was_stopped_can_be_rated(audited, tmp_path):
     page = audited(Speaker("가", ends=False))
     turn = ask(page, "질문")
     expect(turn.locator(".answer .text")).to_have_text("가")
+    page.keyboard.press("Escape")
+    form = turn.locator(".feedback")
+    form.get_by_text("위험", exact=True).click()
+    form.get_by_role("button", name="보내기").click()
+    sent(form, "위험")
+    assert given(tmp_path) == [(0, "dangerous", "")]
+    turn.get_by_role("button", name="다시 묻기").click()
+    expect(turn.locator(".answer .text")).to_have_text("가")
+    expect(form).to_have_count(0)
+
+
+def test_it_is_not_offered_for_an_answer_that_never_began(audited):
+    page = audited(Speaker(ends=False))
+    turn = ask(page, "질문")
+    expect(turn.locator(".status .ko")).to_contain_text("질문을 읽고")
     page.keyboard.press("Escape")
     expect(turn.get_by_role("button", name="다시 묻기")).to_be_visible()
     assert turn.locator(".feedback").count() == 0
@@ -216,7 +231,7 @@ def test_axe_finds_nothing_serious(audited, scheme, fragment):
     page.locator("#question").fill("질문")
     page.keyboard.press("Enter")
     form = page.locator(".feedback")
-    page.evaluate(Path(AXE).read_text("utf-8"))
+    load_axe(page)
     for value in ("correct", "wrong", "dangerous"):
         form.locator(f"label.{value}").click()
         assert axe_findings(page) == []
@@ -228,6 +243,10 @@ def test_axe_finds_nothing_serious(audited, scheme, fragment):
     form.locator(".main").click()
     expect(form.locator(".sent")).to_be_visible()
     assert axe_findings(page) == []
+
+
+def load_axe(page):
+    page.evaluate(Path(AXE).read_text("utf-8"))
 
 
 def axe_findings(page):

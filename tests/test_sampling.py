@@ -62,6 +62,23 @@ def test_biased_token_is_chosen_and_banned_token_is_not(say: Say) -> None:
     assert plain[0] not in say(logit_bias={plain[0]: float("-inf")})
 
 
+@pytest.mark.parametrize("settings", [{}, {"temperature": 2.0, "seed": 1}, {"repeat_penalty": 1.5}])
+def test_banned_set_is_never_chosen_and_else_changes_nothing(
+    say: Say, settings: dict[str, Any]
+) -> None:
+    plain = say(**settings)
+    assert not {*plain[:4]} & {*say(banned=frozenset(plain[:4]), **settings)}
+    never = frozenset(range(448)) - {*plain} - {*say(banned=frozenset(plain), **settings)}
+    assert settings or say(banned=never) == plain
+
+
+def test_ban_is_stronger_than_a_bias_and_holds_beside_a_grammar(say: Say) -> None:
+    assert 77 not in say(logit_bias={77: 1000.0}, banned=frozenset({77}))
+    told = say(1, grammar='root ::= "1" | "2"')
+    other = say(1, grammar='root ::= "1" | "2"', banned=frozenset(told))
+    assert other != told
+
+
 def test_repetition_penalty_ends_repetition(say: Say) -> None:
     assert len(set(say(logit_bias={77: 1000.0, 78: 900.0}, repeat_penalty=2.0))) > 1
 
@@ -105,6 +122,7 @@ def test_grammar_leaves_a_choice_that_it_allows(say: Say, model: LlamaModel) -> 
         ({"grammar": 'other ::= "a"'}, "cannot read the grammar"),
         ({"json_schema": {"$ref": "https://example.org/a"}}, "the JSON schema cannot become"),
         ({"logit_bias": {99_999: 1.0}}, "logit_bias names token 99999"),
+        ({"banned": frozenset({1, 99_999})}, "banned names token 99999"),
     ],
 )
 def test_what_llama_cpp_cannot_use_is_refused(

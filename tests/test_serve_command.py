@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from scripted_model import ANSWER
+from guideline_files import write
+from scripted_model import ANSWER, make_scripted
 from serving import Process, kormed_serve
 from tiny_models import make_base
 
@@ -20,6 +21,8 @@ from export.convert import Provenance, write_gguf
 from kormed_edge.api_keys import add_key
 from kormed_edge.calibration import Calibration, TextScale
 from kormed_edge.cli import main
+from kormed_edge.guidelines import Guidelines
+from kormed_edge.guidelines_file import default_path
 from kormed_edge.manifest import sha256_file
 
 QUESTION = {"question": "가장 먼저 할 검사는?"}
@@ -96,6 +99,50 @@ def test_calibration_beside_the_model_is_used(scripted_gguf: Path, tmp_path: Pat
         body = ask(service)[1]
     assert (body["calibrated"], body["confidence_words"]["en"]) == (True, "low")
     assert [warning["code"] for warning in body["warnings"]] == ["low_confidence"]
+
+
+def test_answers_cite_the_guidelines_that_are_named(scripted_gguf: Path, tmp_path: Path) -> None:
+    index = tmp_path / "g.db"
+    with Guidelines(index, write=True) as guidelines:
+        guidelines.add(write(tmp_path, "소생.txt", "가장 먼저 할 검사는 심전도이다."))
+    options = ("--model", scripted_gguf, *TINY, "--context", 4096, "--guidelines", index)
+    with kormed_serve(tmp_path, *options) as service:
+        service.wait_until_ready()
+        body = ask(service)[1]
+        assert [passage["document"] for passage in body["passages"]] == ["소생.txt"]
+        status = service.client.get("/v1/status").json()
+        assert (status["guidelines"], status["calibrated"]) == (True, False)
+
+
+def test_guidelines_that_nobody_named_are_told_of_and_not_used(
+    scripted_gguf: Path, tmp_path: Path
+) -> None:
+    with Guidelines(default_path(), write=True) as guidelines:
+        guidelines.add(write(tmp_path, "소생.txt", "심전도"))
+    with kormed_serve(tmp_path, "--model", scripted_gguf, *TINY) as service:
+        service.wait_until_ready()
+        assert ask(service)[1]["passages"] is None
+        service.process.send_signal(signal.SIGTERM)
+        log = service.process.communicate(timeout=30)[1]
+    assert "guidelines.db is there and not used: --guidelines default" in log
+
+
+def test_guidelines_that_are_not_there_are_named_before_anything_listens(tmp_path: Path) -> None:
+    result = kormed("--model", write(tmp_path, "m.gguf", ""), "--guidelines", tmp_path / "g.db")
+    assert result.exit_code == 1
+    assert "kormed guidelines add FILES --index" in result.stderr
+
+
+@pytest.mark.parametrize(("options", "leaks"), [((), False), (("--allow-han",), True)])
+def test_han_is_kept_out_unless_it_is_allowed(
+    options: tuple[str, ...], leaks: bool, tmp_path: Path
+) -> None:
+    nobody = Provenance(name="tiny", run="r", version="0", prompt="p")
+    base = make_scripted(tmp_path / "hf", answer="心")
+    model = write_gguf(base, None, tmp_path / "m.gguf", nobody).path
+    with kormed_serve(tmp_path, "--model", model, *TINY, "--max-new-tokens", 4, *options) as it:
+        it.wait_until_ready()
+        assert ("心" in ask(it)[1]["answer"]) is leaks
 
 
 def test_a_prompt_longer_than_the_context_is_refused(service: Process) -> None:

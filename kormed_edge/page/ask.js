@@ -29,12 +29,12 @@ const call = async (path, key, options = {}) => {
 
 export const getStatus = async (key, signal) => (await call("v1/status", key, { signal })).json();
 
-/** "ok", "loading", or "offline" when nothing answers. */
+/** {status}: "ok", "loading", or "offline" when nothing answers; {guidelines} once it is ok. */
 export const getHealth = async () => {
   try {
-    return (await (await call("healthz")).json()).status;
+    return await (await call("healthz")).json();
   } catch {
-    return "offline";
+    return { status: "offline" };
   }
 };
 
@@ -70,9 +70,10 @@ export const sendFeedback = async (given, key) => {
   if (stored.id === null) throw new AskError(503, "audit_unavailable", "", 0); // the log lost it
 };
 
-/** Ask one question; `onEvent` gets {delta, guidance?} as they come. The whole answer is returned. */
-export const ask = async (question, { key, signal, onEvent }) => {
-  const response = await call("v1/ask", key, { ...json({ question, stream: true }), signal });
+/** Ask {question, guidelines?}; `onEvent` gets {delta, …} as they come, the first with request_id,
+ * guidance and passages, one with `replaced`. The whole answer is returned. */
+export const ask = async (asked, { key, signal, onEvent }) => {
+  const response = await call("v1/ask", key, { ...json({ ...asked, stream: true }), signal });
   let whole = null;
   for await (const text of events(response.body, signal)) {
     if (text === "[DONE]") break;

@@ -1,4 +1,4 @@
-// The two dialogs: the API key, and what there is to know of the model.
+// Two dialogs: the API key, and what there is to know of the model.
 
 import { getStatus } from "./ask.js";
 import { WORDS, errorWords, put } from "./words.js";
@@ -34,6 +34,8 @@ const describe = (status) => {
   for (const name of ["model", "version", "sha256"]) $(`about-${name}`).textContent = status[name];
   const words = { true: WORDS.verified, false: WORDS.unverified }[status.verified] ?? WORDS.unknown;
   put($("about-verified"), words);
+  put($("about-calibrated"), status.calibrated ? WORDS.calibrated : WORDS.uncalibrated);
+  put($("about-guidelines"), status.guidelines ? WORDS.yes : WORDS.no);
   $("about-busy").textContent = `${status.busy} / ${status.slots}`;
   $("about-waiting").textContent = status.waiting;
 };

@@ -2,7 +2,7 @@
 
 import { getStatus, sendFeedback } from "./ask.js";
 import { enterKey, getKey } from "./dialogs.js";
-import { make, makeButton } from "./turn.js";
+import { make, makeButton } from "./elements.js";
 import { WORDS, announce, both, feedbackErrorWords, put } from "./words.js";
 
 const MAX_COMMENT = 4000;

@@ -2,9 +2,10 @@
 
 import { AskError, ask, getHealth, getStatus } from "./ask.js";
 import { enterKey, getKey } from "./dialogs.js";
+import { makeButton } from "./elements.js";
 import { Feedback, isKept } from "./feedback.js";
 import { splitOptions } from "./options.js";
-import { Turn, makeButton } from "./turn.js";
+import { Turn } from "./turn.js";
 import { WORDS, announce, both, errorWords, put } from "./words.js";
 
 const WATCH_MS = 2000;
@@ -45,14 +46,16 @@ let watching = false;
 const watch = async () => {
   if (watching) return;
   watching = true;
-  for (let state; (state = await getHealth()) !== "ok"; await pause(WATCH_MS)) {
-    const name = state === "loading" ? "loading" : "offline";
+  let health;
+  for (; (health = await getHealth()).status !== "ok"; await pause(WATCH_MS)) {
+    const name = health.status === "loading" ? "loading" : "offline";
     if ($("state").className === name) continue;
     $("state").className = name;
     $("state").hidden = false;
     put($("state"), WORDS[name]);
   }
   watching = false;
+  $("grounds").hidden = !health.guidelines;
   if (!$("state").hidden) announce(WORDS.ready);
   $("state").className = "";
   $("state").hidden = true;
@@ -102,12 +105,13 @@ const attempt = async (turn, signal) => {
   let first = true;
   const onEvent = (event) => followed(() => {
     begun.abort();
-    if (first) turn.say(WORDS.writing);
+    if (event.replaced) { turn.say(WORDS.rewriting); announce(WORDS.rewriting); }
+    else if (first) turn.say(WORDS.writing);
     first = false;
     turn.add(event);
   });
   try {
-    return await ask(turn.question, { key: getKey(), signal, onEvent });
+    return await ask(turn.asks, { key: getKey(), signal, onEvent });
   } finally {
     begun.abort();
   }
@@ -134,8 +138,10 @@ const answer = async (turn, signal) => {
 };
 
 const offerFeedback = async (turn) => {
-  if (!turn.whole || !(await isKept())) return;
-  followed(() => turn.actions.after(new Feedback(turn.n, turn.whole.request_id).form));
+  const id = turn.requestId; // of an answer that was stopped too, but of none that never began
+  if (!id || turn.form || !(await isKept())) return;
+  turn.form = new Feedback(turn.n, id).form;
+  followed(() => turn.actions.after(turn.form));
 };
 
 const addActions = (turn) => {
@@ -206,6 +212,7 @@ const send = () => {
   const question = $("question").value;
   if (!question.trim() || asking) return;
   const turn = new Turn((count += 1), question);
+  if (!$("grounds").hidden) turn.guidelines = $("guidelines").checked;
   document.body.classList.add("talking");
   $("clear").disabled = false;
   $("turns").append(turn.article);

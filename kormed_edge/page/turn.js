@@ -1,27 +1,18 @@
 // One question and its answer on the page. Texts of people and models are only ever text nodes.
 
+import { make } from "./elements.js";
+import { listPassages, placeOf, withCitations } from "./guidelines.js";
 import { splitOptions } from "./options.js";
-import { WORDS, both, percent } from "./words.js";
-
-export const make = (tag, className = "", ...content) => {
-  const element = document.createElement(tag);
-  element.className = className;
-  element.append(...content);
-  return element;
-};
-
-export const makeButton = (words, act, className = "") => {
-  const button = make("button", className, ...both(words));
-  button.type = "button";
-  button.addEventListener("click", () => act(button));
-  return button;
-};
+import { WORDS, both, percent, withoutHead } from "./words.js";
 
 export class Turn {
   constructor(n, question) {
     this.n = n;
     this.question = question;
-    this.whole = null;
+    this.whole = this.requestId = null;
+    this.passages = [];
+    this.guidelines = undefined; // left to the service
+    this.form = null;
     this.options = splitOptions(question).options;
     this.text = document.createTextNode("");
     this.head = make("h3", "unseen", ...both(WORDS.question(n)));
@@ -50,6 +41,11 @@ export class Turn {
     return asked;
   }
 
+  /** What the service is asked. */
+  get asks() {
+    return { question: this.question, guidelines: this.guidelines };
+  }
+
   /** A line of what goes on, with buttons such as "cancel". */
   say(words, ...buttons) {
     this.status.className = "status under-way";
@@ -59,13 +55,21 @@ export class Turn {
   /** Begin anew, after an attempt that failed. */
   reset() {
     this.text.data = "";
+    this.answer.replaceChildren(this.text);
+    this.passages = [];
+    this.requestId = null;
+    this.form?.remove();
+    this.form = null;
     this.result.replaceChildren();
     this.actions.replaceChildren();
   }
 
-  add({ delta, guidance }) {
+  /** `replaced` takes back what was said so far; the first event has what is known before. */
+  add({ delta, guidance, passages, request_id: id, replaced }) {
     if (guidance) this.#guide(guidance);
-    this.text.data += delta;
+    if (passages) this.passages = passages;
+    if (id) this.requestId = id;
+    this.text.data = replaced ? delta : this.text.data + delta;
   }
 
   #guide(guidance) {
@@ -77,8 +81,7 @@ export class Turn {
   finish(whole) {
     this.whole = whole;
     this.text.data = whole.answer;
-    this.#end();
-    const { option, option_probabilities: shares, confidence, confidence_words: words, warnings } = whole;
+    const { option, option_probabilities: shares, warnings, guidelines_note: note } = whole;
     if (shares?.length === this.rows.length) this.rows.forEach((row, i) => this.#weigh(row, shares[i]));
     const chosen = this.rows[option - 1];
     if (chosen) {
@@ -86,8 +89,11 @@ export class Turn {
       chosen.append(make("span", "mark", "✓ ", ...both(WORDS.chosen)));
       this.result.append(make("p", "choice", ...both(WORDS.choice(`${option}) ${this.options[option - 1]}`))));
     }
-    if (confidence !== null) this.result.append(make("p", "confidence", ...both(WORDS.confidence(confidence, words))));
+    if (whole.confidence !== null) this.result.append(make("p", "confidence", ...both(WORDS.confidence(whole))));
     if (warnings.length) this.result.append(this.#warn(warnings));
+    if (whole.regenerated) this.result.append(make("p", "soft", ...both(WORDS.regenerated)));
+    if (note) this.result.append(make("p", "note", ...both(note)));
+    this.#end();
   }
 
   #weigh(row, share) {
@@ -99,7 +105,7 @@ export class Turn {
   }
 
   #warn(warnings) {
-    const items = warnings.map((warning) => make("li", "", ...both(warning)));
+    const items = warnings.map((warning) => make("li", "", ...both(withoutHead(warning))));
     return make("div", "warnings", make("strong", "", "⚠ ", ...both(WORDS.uncertain)), make("ul", "", ...items));
   }
 
@@ -107,6 +113,9 @@ export class Turn {
   #end(words = null, className = "") {
     this.status.className = `status ${className}`;
     this.status.replaceChildren(...(words ? both(words) : []));
+    if (!this.passages.length) return;
+    this.answer.replaceChildren(...withCitations(this.text.data, this.passages));
+    this.result.append(listPassages(this.n, this.passages, this.whole?.cited ?? []));
   }
 
   stop() {
@@ -123,9 +132,12 @@ export class Turn {
     const { ko, en } = WORDS.stopped;
     const lines = [this.question, "", this.text.data];
     if (!this.whole) return [...lines, "", lang === "en" ? en : ko].join("\n");
-    const { confidence, confidence_words: words, warnings, model, sha256, notice } = this.whole;
-    if (confidence !== null) lines.push(WORDS.confidence(confidence, words)[lang]);
-    for (const warning of warnings) lines.push(`⚠ ${warning[lang]}`);
+    const { confidence, warnings, model, sha256, notice, guidelines_note: note } = this.whole;
+    if (confidence !== null) lines.push(WORDS.confidence(this.whole)[lang]);
+    if (warnings.length) lines.push(`⚠ ${WORDS.uncertain[lang]}`);
+    for (const warning of warnings) lines.push(`- ${withoutHead(warning)[lang]}`);
+    for (const passage of this.passages) lines.push("", `[${passage.number}] ${placeOf(passage)[lang]}`, passage.text);
+    if (note) lines.push("", note[lang]);
     return [...lines, "", notice, `${model} · SHA-256 ${sha256}`].join("\n");
   }
 }

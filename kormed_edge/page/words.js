@@ -15,6 +15,13 @@ export const put = (element, words) => element.replaceChildren(...both(words));
 /** Have a screen reader say it. */
 export const announce = (words) => put(document.getElementById("announce"), words);
 
+/** A warning below the heading "uncertain", whose words are not said twice. */
+export const withoutHead = ({ ko, en }) => {
+  const head = WORDS.uncertain;
+  const rest = (text, said) => (text.startsWith(`${said}. `) ? text.slice(said.length + 2) : text);
+  return { ko: rest(ko, head.ko), en: rest(en, head.en) };
+};
+
 export const percent = (value) => `${Math.round(100 * value)}%`;
 
 export const WORDS = {
@@ -24,10 +31,20 @@ export const WORDS = {
   uncertain: { ko: "불확실: 전문의 확인 필요", en: "Uncertain: have a specialist confirm it" },
   chosen: { ko: "선택", en: "chosen" },
   choice: (text) => ({ ko: `선택한 보기: ${text}`, en: `Option chosen: ${text}` }),
-  confidence: (value, { ko, en }) => ({
-    ko: `확신도 ${ko} (${percent(value)})`,
-    en: `Confidence ${en} (${percent(value)})`,
+  confidence: ({ confidence, confidence_words: { ko, en }, calibrated }) => ({
+    ko: `확신도 ${ko} (${percent(confidence)})${calibrated ? "" : " · 보정되지 않은 값"}`,
+    en: `Confidence ${en} (${percent(confidence)})${calibrated ? "" : " · not calibrated"}`,
   }),
+  passages: { ko: "지침 구절", en: "Passages of the guidelines" },
+  passage: (number) => ({ ko: `지침 구절 [${number}]`, en: `Passage [${number}]` }),
+  page: (page) => ({ ko: `${page}쪽`, en: `page ${page}` }),
+  openPassage: { ko: " 구절 열기", en: " open passage" },
+  cited: { ko: "인용됨", en: "cited" },
+  rewriting: { ko: "다른 글자가 섞여 답변을 다시 씁니다…", en: "Other scripts slipped in. Writing the answer anew…" },
+  regenerated: {
+    ko: "다른 글자가 섞여 답변을 다시 썼습니다.",
+    en: "Other scripts had slipped in: the answer was written anew.",
+  },
   recognized: (n) => ({ ko: `객관식: 보기 ${n}개를 알아보았습니다`, en: `Multiple choice: ${n} options recognized` }),
   reading: { ko: "질문을 읽고 있습니다…", en: "Reading the question…" },
   queued: (n) => ({
@@ -82,6 +99,10 @@ export const WORDS = {
   wrongKey: { ko: "키가 맞지 않습니다.", en: "This key is not valid." },
   verified: { ko: "예: 해시가 매니페스트와 같음", en: "yes: the hash is the manifest's" },
   unverified: { ko: "아니요: 검증하지 않고 시작함", en: "no: started without verification" },
+  yes: { ko: "예", en: "yes" },
+  no: { ko: "아니요", en: "no" },
+  calibrated: { ko: "보정됨", en: "calibrated" },
+  uncalibrated: { ko: "보정되지 않음", en: "not calibrated" },
   unknown: { ko: "알 수 없음", en: "unknown" },
 };
 
@@ -91,6 +112,10 @@ const ERRORS = {
   context_length_exceeded: { ko: "질문이 너무 깁니다. 줄여서 다시 물어 주십시오.", en: "The question is too long. Please shorten it." },
   request_too_large: { ko: "질문이 너무 깁니다. 줄여서 다시 물어 주십시오.", en: "The question is too long. Please shorten it." },
   invalid_api_key: { ko: "API 키가 필요합니다.", en: "An API key is needed." },
+  guidelines_unavailable: {
+    ko: "병원 지침을 읽을 수 없습니다. 지침 근거를 끄면 지침 없이 답합니다.",
+    en: "The guidelines cannot be read. Switch them off to be answered without them.",
+  },
   timeout: { ko: "제한 시간 안에 답을 시작하지 못했습니다.", en: "No answer began in time." },
   draining: { ko: "서비스를 멈추는 중입니다. 잠시 뒤에 다시 물어 주십시오.", en: "The service is stopping. Please ask again later." },
   unavailable: { ko: "모델을 쓸 수 없습니다. 전산 담당자에게 알려 주십시오.", en: "The model is not available. Please tell your IT department." },

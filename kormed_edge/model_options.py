@@ -1,7 +1,7 @@
-"""Which GGUF a command loads: the options that `ask`, `serve` and `bench` share."""
+"""Options that `ask`, `serve` and `bench` share: which GGUF they load, and how it answers."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,10 @@ from kormed_edge.manifest import read_manifest
 from kormed_edge.options import RUNS_DIR
 from kormed_edge.runs import require_stage
 
+if TYPE_CHECKING:
+    from kormed_edge.guidelines import Guidelines
+
+DEFAULT = "default"
 MAX_NEW_TOKENS = click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
@@ -17,6 +21,35 @@ MAX_NEW_TOKENS = click.option(
     show_default=True,
     help="Longest answer in tokens.",
 )
+
+
+def answer_options(command: Any) -> Any:
+    """What an answer may be made of: the hospital's guidelines, and Han characters."""
+    for option in (
+        click.option("--allow-han", is_flag=True,
+                     help="Let answers hold Han characters and other scripts."),
+        click.option("--guidelines", type=click.Path(dir_okay=False, path_type=Path),
+                     metavar="FILE|default", help="Answer from this index of `kormed guidelines`; "
+                     "default is $KORMED_HOME/guidelines.db.  [default: none]"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def open_guidelines(given: Path | None) -> "Guidelines | None":
+    """The index that --guidelines names, ready for the first question.
+
+    Raises `GuidelinesError` for one that cannot be used.
+    """
+    from kormed_edge.guideline_terms import find_terms
+    from kormed_edge.guidelines import Guidelines
+    from kormed_edge.guidelines_file import default_path
+
+    if given is None:
+        return None
+    guidelines = Guidelines(default_path() if str(given) == DEFAULT else given)
+    find_terms([""])  # loads Kiwi, which takes a second
+    return guidelines
 
 
 def model_options(command: Any) -> Any:
