@@ -77,7 +77,7 @@ def test_a_stage_that_is_not_installed_is_not_offered(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cli, "_is_installed", lambda module: not module.startswith("train"))
     result = kormed("--help")
     assert [name for name in COMMANDS if f"\n  {name} " not in result.output] == [
-        "data", "train", "eval", "benchmark", "judge", "demo",
+        "data", "train", "eval", "judge", "benchmark", "demo",
     ]  # fmt: skip
     assert kormed("train").exit_code == 2
 
