@@ -10,17 +10,21 @@ DOCKER  ?= $(ENGINE)
 KORMED  := $(VENV)/bin/kormed
 READY   := $(VENV)/.ready
 MODEL_DIR ?= runs/$(RUN)/gguf
+IMAGE   ?= kormed-edge
+TYPE    ?= Q4_K_M
+KEY     ?= kormed.key
+BUNDLE_VERSION ?= 1
 VERSION  = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' kormed_edge/__init__.py)
 COMMIT   = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 IMAGE_BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build $(if $(findstring podman,$(DOCKER)),--format=docker) \
            $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
-           --build-arg VERSION=$(VERSION) --build-arg KORMED_COMMIT=$(COMMIT)
+           --build-arg VERSION=$(VERSION) --build-arg KORMED_COMMIT=$(COMMIT) $(BUILD_ARGS)
 OPTIONS  = --run $(RUN) $(if $(CONFIG),--config $(CONFIG)) \
            $(if $(BASE),--set base=$(BASE)) $(if $(DATA),--set data.source=$(DATA))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo data train export eval verify serve doctor test lint docs samples \
-        train-image edge-image image-test
+        train-image edge-image image-test install-test bundle pin-bases pin-hashes
 
 help: ## print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -74,10 +78,26 @@ train-image: ## build the training image (several GB with CUDA)
 	$(IMAGE_BUILD) -t kormed-train -f Dockerfile.train .
 
 edge-image: ## build the edge image: llama.cpp and the service, no torch, no compiler
-	$(IMAGE_BUILD) -t kormed-edge -f Dockerfile.edge .
+	$(IMAGE_BUILD) -t $(IMAGE) -f Dockerfile.edge .
 
 image-test: $(READY) ## serve runs/RUN/gguf from the edge image with everything closed
-	DOCKER=$(DOCKER) EDGE_IMAGE=kormed-edge MODEL_DIR=$(MODEL_DIR) $(VENV)/bin/pytest -m docker tests/test_image.py
+	DOCKER=$(DOCKER) EDGE_IMAGE=$(IMAGE) MODEL_DIR=$(MODEL_DIR) $(VENV)/bin/pytest -m docker tests/test_image.py
+
+install-test: $(READY) ## bundle runs/RUN, install it offline, ask, verify, update, roll back; power cuts
+	DOCKER=$(DOCKER) EDGE_IMAGE=$(IMAGE) RUN_DIR=runs/$(RUN) $(VENV)/bin/pytest -m docker tests/test_install_real.py tests/test_power_cut.py
+
+bundle: $(READY) ## pack and sign runs/RUN with the edge image (TYPE=Q4_K_M BUNDLE_VERSION=1 KEY=kormed.key)
+	mkdir -p bundles
+	$(DOCKER) save $(IMAGE) --output bundles/.image.tar
+	$(KORMED) bundle create --run $(RUN) --type $(TYPE) --version $(BUNDLE_VERSION) --key $(KEY) \
+	  --image bundles/.image.tar --out bundles $(BUNDLE_OPTIONS)
+	rm bundles/.image.tar
+
+pin-bases: ## write the digests of the base images into the Dockerfiles, where a registry can be reached
+	DOCKER=$(DOCKER) .ci/bases Dockerfile.edge Dockerfile.train
+
+pin-hashes: $(READY) ## write the hashes of the images' packages, as pip's index gives them
+	$(VENV)/bin/python .ci/hashes.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

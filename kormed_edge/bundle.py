@@ -10,6 +10,9 @@
       licences/ sbom.cdx.json
       install.sh units/ GUIDE.ko.html
 
+An update (`delta`) has no image, and in place of model/ it has adapter/ and FROM_BASE, the list of
+what is taken from the version that it stands on.
+
 Nothing is parsed, loaded or run before the signature, the set of files and every hash are right.
 """
 
@@ -20,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,8 +41,12 @@ from kormed_edge.bundle_signing import (
 from kormed_edge.errors import BundleError
 from kormed_edge.manifest import BaseModelId
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 SUMS = "SHA256SUMS"
 DESCRIPTION = "bundle.json"
+FROM_BASE = "FROM_BASE"
 OUTSIDE_SUMS = (SIGNED, SIGNATURE, SUMS)
 # No name that is absolute, hidden, or leads out of the folder can match.
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -75,6 +82,14 @@ class AcceptanceSet(_Frozen):
     licence: str
 
 
+class Delta(_Frozen):
+    """An update of an installed version: an adapter for its model, which is not in the bundle."""
+
+    base: str = Field(description="NAME-VERSION that must be installed")
+    base_sums: str = Field(description="SHA-256 of its SHA256SUMS")
+    adapter: LargeFile
+
+
 class GateResult(_Frozen):
     """The verdict on the very file that the bundle carries."""
 
@@ -100,6 +115,7 @@ class Description(_Frozen):
     image: Image
     manifests: dict[str, str] = Field(description="stage to SHA-256 of its manifest.json")
     acceptance: tuple[AcceptanceSet, ...]
+    delta: Delta | None = Field(None, description="what an update stands on, and brings")
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,7 @@ def open_bundle(
     require_same_files(folder, sums)
     if damages := find_damage(folder, sums, on_bytes):
         raise damage_error(folder, damages)
-    description = _read_description(folder)
+    description = read_description(folder)
     own = (statement.name, statement.version, statement.verified)
     if own != (description.name, description.version, description.verified):
         raise BundleError(f"{folder / DESCRIPTION} is of another bundle", " ".join(map(str, own)))
@@ -140,11 +156,17 @@ def open_bundle(
 
 def read_signed(folder: Path, public_key: Path) -> tuple[Statement, dict[str, str]]:
     """The statement and the sums of a bundle whose signature is right, whatever else is in it."""
-    key = read_public_key(public_key)
+    return read_signed_by(folder, read_public_key(public_key), str(public_key))
+
+
+def read_signed_by(
+    folder: Path, key: "Ed25519PublicKey", shown: str
+) -> tuple[Statement, dict[str, str]]:
+    """The same with a key at hand, which errors call `shown`."""
     text, signature, sums = (_small(folder, name) for name in (SIGNED, SIGNATURE, SUMS))
     if not is_signed_by(key, text, signature):
         raise BundleError(
-            f"{folder / SIGNED} was not signed with the private key of {public_key}",
+            f"{folder / SIGNED} was not signed with the private key of {shown}",
             "the sender's signature",
             "copy SIGNED and SIGNED.sig again; if that fails, do not use this bundle",
         )
@@ -218,7 +240,7 @@ def _files(folder: Path, prefix: str = "") -> Iterator[str]:
             raise BundleError(f"{entry.path} is no plain file", "files and folders only")
 
 
-def _read_description(folder: Path) -> Description:
+def read_description(folder: Path) -> Description:
     try:
         return Description.model_validate_json((folder / DESCRIPTION).read_bytes())
     except (OSError, ValidationError) as error:

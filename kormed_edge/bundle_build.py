@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -17,6 +18,8 @@ from kormed_edge import __version__
 from kormed_edge.bundle import (
     DESCRIPTION,
     SUMS,
+    AcceptanceSet,
+    Delta,
     Description,
     GateResult,
     Image,
@@ -59,13 +62,14 @@ _REFERENCE = re.compile(r"[a-z0-9][A-Za-z0-9._/:-]{0,199}")
 
 @dataclass(frozen=True)
 class Order:
-    """What goes into a bundle. `max_file_bytes` is what the carrier's file system can hold."""
+    """What goes into a bundle. `max_file_bytes` is what the carrier's file system can hold; an
+    update has no `image`."""
 
     run: Path
     type: str
     name: str
     version: str
-    image: Path
+    image: Path | None
     constraints: Path
     licences: tuple[Path, ...] = ()
     unverified: bool = False
@@ -98,30 +102,40 @@ def create_bundle(
     """
     if not order.unverified:
         require_pass(gate, order.run.name)
+    gguf = _gguf_file(order)
+    if order.image is None:
+        raise BundleError("no image was given", "the edge image", "--image, or --delta BUNDLE")
+    size = gguf.stat().st_size + order.image.stat().st_size
+    draft, final = open_draft(order, gate, out, size)
+    model = place(gguf, draft, f"model/{gguf.name}", order.max_file_bytes, on_bytes)
+    image = place(order.image, draft, IMAGE_FILE, order.max_file_bytes, on_bytes)
+    _require_same(model, read_manifest(order.run / "gguf"), gguf)
+    reference = image_reference(order.image)
+    sets = acceptance_sets(
+        order.run, f"gguf:{order.type}", benchmark=order.benchmark,
+        include_restricted=order.include_restricted,
+    )  # fmt: skip
+    described = describe(
+        order, gate, model, Image(**dict(image), reference=reference), acceptance=tuple(sets)
+    )
+    texts = {kept.file: content for kept, content in sets.items()} | chain_texts(order.run, CHAIN)
+    texts |= _calibration(order, model.sha256)
+    finish(draft, described, texts, order, key, signed_at or datetime.now(UTC), on_bytes)
+    draft.rename(final)
+    return final
+
+
+def open_draft(order: Order, gate: GateResult, out: Path, size: int) -> tuple[Path, Path]:
+    """An empty folder to write in, with room for `size` bytes, and the name that it will get."""
     verified = gate.outcome == PASS and not order.unverified
     final = out / (order.label + ("" if verified else "-UNVERIFIED"))
     if final.exists():
         raise BundleError(f"{final} exists", "a new version", "--version, or remove the folder")
     draft = final.with_name(final.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
-    gguf = _gguf_file(order)
-    require_space(out, gguf.stat().st_size + order.image.stat().st_size, "the bundle")
-    for name in ("model", "image"):
-        (draft / name).mkdir(parents=True)
-    model = _place(gguf, draft, f"model/{gguf.name}", order.max_file_bytes, on_bytes)
-    image = _place(order.image, draft, IMAGE_FILE, order.max_file_bytes, on_bytes)
-    _require_same(model, read_manifest(order.run / "gguf"), gguf)
-    reference = image_reference(order.image)
-    described, texts = _describe(order, gate, model, Image(**dict(image), reference=reference))
-    texts |= other_texts(
-        described, fingerprint(key.public_key()), read_pins(order.constraints), order.licences
-    )
-    for name, content in texts.items():
-        (draft / name).parent.mkdir(exist_ok=True)
-        (draft / name).write_bytes(content)
-    _sign(draft, described, key, signed_at or datetime.now(UTC), on_bytes)
-    draft.rename(final)
-    return final
+    require_space(out, size, "the bundle")
+    draft.mkdir(parents=True)
+    return draft, final
 
 
 def image_reference(archive: Path) -> str:
@@ -150,9 +164,11 @@ def _gguf_file(order: Order) -> Path:
     return folder / str(models[order.type])
 
 
-def _place(
+def place(
     source: Path, draft: Path, name: str, max_bytes: int | None, on_bytes: OnBytes
 ) -> LargeFile:
+    """Copy a file into a draft, in parts if it must be."""
+    (draft / name).parent.mkdir(exist_ok=True)
     digest = copy_split(source, draft / name, max_bytes, on_bytes)
     parts = sorted((draft / name).parent.glob(f"{Path(name).name}{PART}*"))
     return LargeFile(
@@ -166,17 +182,14 @@ def _require_same(model: LargeFile, manifest: Manifest, gguf: Path) -> None:
         raise BundleError(f"{gguf} is not the file of its manifest", model.sha256, "kormed verify")
 
 
-def _describe(
-    order: Order, gate: GateResult, model: LargeFile, image: Image
-) -> tuple[Description, dict[str, bytes]]:
-    """bundle.json, and the files that it speaks of: acceptance sets, manifests, report."""
+def describe(
+    order: Order, gate: GateResult, model: LargeFile, image: Image,
+    acceptance: tuple[AcceptanceSet, ...] = (), delta: Delta | None = None,
+) -> Description:  # fmt: skip
+    """What bundle.json says."""
     run = order.run
-    sets = acceptance_sets(
-        run, f"gguf:{order.type}", benchmark=order.benchmark,
-        include_restricted=order.include_restricted,
-    )  # fmt: skip
     base = read_manifest(run / "gguf").base
-    described = Description(
+    return Description(
         name=order.name,
         version=order.version,
         verified=gate.outcome == PASS and not order.unverified,
@@ -188,15 +201,33 @@ def _describe(
         model=model,
         image=image,
         manifests={stage: manifest_hash(require_stage(run, stage)) for stage in CHAIN},
-        acceptance=tuple(sets),
+        acceptance=acceptance,
+        delta=delta,
     )
-    texts = {kept.file: content for kept, content in sets.items()}
-    texts |= {name: (run / stage / MANIFEST).read_bytes() for stage, name in CHAIN.items()}
+
+
+def chain_texts(run: Path, chain: Mapping[str, str]) -> dict[str, bytes]:
+    """The manifests of a run, named as `chain` has it, and its report."""
+    texts = {name: (run / stage / MANIFEST).read_bytes() for stage, name in chain.items()}
     report = read_manifest(run / "report").files
-    texts |= _calibration(order, model.sha256)
-    texts |= {f"report/{name}": (run / "report" / name).read_bytes() for name in report}
-    text = json.dumps(described.model_dump(mode="json"), ensure_ascii=False, indent=2)
-    return described, {DESCRIPTION: f"{text}\n".encode(), **texts}
+    return texts | {f"report/{name}": (run / "report" / name).read_bytes() for name in report}
+
+
+def finish(
+    draft: Path, described: Description, texts: Mapping[str, bytes], order: Order,
+    key: "Ed25519PrivateKey", at: datetime, on_bytes: OnBytes,
+) -> None:  # fmt: skip
+    """Write the texts, and those that every bundle has, and sign all of it."""
+    # Without a word of updates, a whole bundle is read by images that know of none.
+    shown = described.model_dump(mode="json", exclude=None if described.delta else {"delta"})
+    text = json.dumps(shown, ensure_ascii=False, indent=2)
+    others = other_texts(
+        described, fingerprint(key.public_key()), read_pins(order.constraints), order.licences
+    )
+    for name, content in {DESCRIPTION: f"{text}\n".encode(), **texts, **others}.items():
+        (draft / name).parent.mkdir(exist_ok=True)
+        (draft / name).write_bytes(content)
+    _sign(draft, described, key, at, on_bytes)
 
 
 def _calibration(order: Order, model_sha256: str) -> dict[str, bytes]:

@@ -50,9 +50,13 @@ def keygen_command(name: Path, passphrase: bool) -> None:
 
 @bundle_command.command("create")
 @RUN
-@click.option("--type", "type_", required=True, metavar="TYPE", help="Quantization, as Q4_K_M.")
+@click.option("--type", "type_", metavar="TYPE", help="Quantization, as Q4_K_M.")
 @click.option("--version", required=True, help="1, 2, 3 or 1.4; a site refuses to go back.")
-@click.option("--image", required=True, type=FILE, help="The edge image, from `docker save`.")
+@click.option("--image", type=FILE, help="The edge image, from `docker save`.")
+@click.option(
+    "--delta", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="BUNDLE",
+    help="Only the run's adapter, for sites that have BUNDLE; in place of --type and --image.",
+)  # fmt: skip
 @click.option("--key", required=True, type=FILE, help="The private key of `kormed bundle keygen`.")
 @click.option("--name", help="Name of the bundle.  [default: the run's]")
 @click.option(
@@ -78,32 +82,41 @@ def keygen_command(name: Path, passphrase: bool) -> None:
 )  # fmt: skip
 @RUNS_DIR
 def create_command(
-    run_name: str, runs_dir: Path, type_: str, key: Path, out: Path, name: str | None,
-    max_file_bytes: str | None, **others: Any,
+    run_name: str, runs_dir: Path, type_: str | None, key: Path, out: Path, name: str | None,
+    max_file_bytes: str | None, delta: Path | None, **others: Any,
 ) -> None:  # fmt: skip
     """Pack and sign a GGUF of a run with all that a site needs. Refuses unless its gate passed.
 
     \b
     Example: kormed bundle create --run demo --type Q4_K_M --version 1 --key kormed.key \\
                  --image kormed-edge.tar
+             kormed bundle create --run demo2 --name demo --delta bundles/demo-1 --version 2 \\
+                 --key kormed.key --unverified
     """
+    if {type_ is None, others["image"] is None} != {delta is not None}:
+        raise click.UsageError("give --type and --image, or --delta alone")
     if find_spec("eval") is None:
         raise BundleError("the gate is not installed here", "kormed-edge[eval], or kormed-train")
     from kormed_edge.bundle_build import Order, create_bundle
+    from kormed_edge.bundle_delta import create_delta
     from kormed_edge.bundle_evidence import decide_gate
 
     order = Order(
-        runs_dir / run_name, type_, name or run_name, max_file_bytes=_size(max_file_bytes), **others
-    )
+        runs_dir / run_name, type_ or "", name or run_name,
+        max_file_bytes=_size(max_file_bytes), **others,
+    )  # fmt: skip
     secret = click.prompt("Passphrase", hide_input=True, err=True) if is_locked(key) else None
     signer = read_private_key(key, secret)
-    gate = decide_gate(order.run, type_)
     with progress("bundle: bytes") as update:
-        folder = create_bundle(order, gate, signer, out, on_bytes=_Adder(update))
+        if delta:
+            folder = create_delta(order, delta, signer, out, on_bytes=_Adder(update))
+        else:
+            gate = decide_gate(order.run, order.type)
+            folder = create_bundle(order, gate, signer, out, on_bytes=_Adder(update))
     click.echo(folder)
     console.print(f"signed by {fingerprint(signer.public_key())}", highlight=False, soft_wrap=True)
     if folder.name != order.label:
-        console.print("[bold red]UNVERIFIED[/]: the gate of this run has not passed")
+        console.print("[bold red]UNVERIFIED[/]: no gate has passed for what is in it")
 
 
 @bundle_command.command("check")

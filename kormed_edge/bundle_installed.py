@@ -1,20 +1,21 @@
-"""A bundle as `install.sh` leaves it: parts joined, and a list more that says so.
+"""A bundle as `install.sh` leaves it: parts joined, what an update takes from its base put beside
+it, and a list more that says so.
 
 Read as strictly as one on a stick. What a joined file must be is in its `.sha256`, which is signed
 like every file; `INSTALLED`, the installer's own list, vouches for nothing.
 """
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from kormed_edge.bundle import (
-    DESCRIPTION,
+    FROM_BASE,
     Bundle,
-    Description,
     damage_error,
     open_bundle,
+    parse_sums,
+    read_description,
     read_signed,
     require_same_files,
 )
@@ -36,21 +37,27 @@ def open_site(folder: Path, public_key: Path, *, on_bytes: OnBytes = lambda _: N
     require_same_files(folder, {**expected, INSTALLED: ""})
     if damages := find_damage(folder, expected, on_bytes):
         raise damage_error(folder, damages)
-    try:
-        description = Description.model_validate_json((folder / DESCRIPTION).read_bytes())
-    except ValidationError as error:
-        raise BundleError(f"{folder / DESCRIPTION}: {error}", "bundle schema 1") from None
-    return Bundle(folder, statement, description)
+    return Bundle(folder, statement, read_description(folder))
 
 
 def _joined(folder: Path, sums: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The sums with every row of parts replaced by the whole that they make."""
+    """The sums with every row of parts replaced by the whole that they make, and those of what an
+    update took over."""
+    if FROM_BASE in sums:
+        yield from _taken_over(folder / FROM_BASE, sums[FROM_BASE]).items()
     for name, digest in sums.items():
         whole, part, number = name.rpartition(PART)
         if not part:
             yield name, digest
         elif int(number) == 0:
             yield whole, _whole_digest(folder / f"{whole}.sha256")
+
+
+def _taken_over(path: Path, digest: str) -> dict[str, str]:
+    content = path.read_bytes() if path.is_file() else b""
+    if sha256(content).hexdigest() != digest:
+        raise BundleError(f"{path} is not the file that was signed", digest, "install it again")
+    return parse_sums(content)
 
 
 def _whole_digest(path: Path) -> str:

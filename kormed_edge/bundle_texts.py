@@ -41,18 +41,34 @@ def _template(name: str) -> str:
 
 def _service_env(described: Description) -> str:
     """What the units read. An image name of each version's own, so that loading a new one leaves
-    that of the service alone."""
-    return (
-        f"KORMED_IMAGE=localhost/kormed-edge:{described.name}-{described.version}\n"
-        f"KORMED_LOADED={described.image.reference}\n"
-        f"KORMED_MODEL={Path(described.model.file).name}\n"
-        f"KORMED_VERIFIED={'yes' if described.verified else 'no'}\n"
-    )
+    that of the service alone; for an update, the image of the version that it stands on."""
+    delta = described.delta
+    own = f"{described.name}-{described.version}"
+    settings = {
+        "IMAGE": f"localhost/kormed-edge:{own}",
+        "LOADED": described.image.reference,
+        "MODEL": Path(described.model.file).name,
+        "VERIFIED": "yes" if described.verified else "no",
+        "BASE": delta.base if delta else "",
+        "ADAPTER": f"--adapter {own}=/bundle/{delta.adapter.file}" if delta else "",
+        "NETWORK": "host",
+        "PORT": "8080",
+        "ENGINE_OPTIONS": "",
+        "SERVE_OPTIONS": "",
+    }
+    return "".join(f"KORMED_{name}={value}\n" for name, value in settings.items())
 
 
 _BANNER = (
     '<p class="unverified">미검증 (UNVERIFIED): 정확도 유지 검증을 통과하지 않은 묶음입니다. '
     "시험용이며 진료에 사용할 수 없습니다.</p>"
+)
+
+
+_DELTA = (
+    "<p><b>{0} 위에 설치하는 갱신(LoRA 어댑터)입니다.</b> {0}이(가) 이 서버에 설치되어 있어야 "
+    "하며, 모델과 이미지는 설치된 것을 씁니다. 요청의 <code>model</code>에 <code>{1}-{2}</code>를 "
+    "지정하면 어댑터가 답합니다.</p>"
 )
 
 
@@ -68,6 +84,12 @@ def _guide(described: Description, key: str) -> str:
     }  # fmt: skip
     escaped = {name: html.escape(text) for name, text in shown.items()}
     banner = "" if described.verified else _BANNER
+    if described.delta:
+        banner += _DELTA.format(
+            html.escape(described.delta.base),
+            html.escape(shown["name"]),
+            html.escape(shown["version"]),
+        )
     return Template(_template("GUIDE.ko.html")).substitute(escaped, banner=banner)
 
 
@@ -88,6 +110,14 @@ def _sbom(described: Description, pins: Pins) -> bytes:
         package_component("kormed-edge", described.kit_version),
         *(package_component(name, version) for name, version in pins),
     ]  # fmt: skip
+    if delta := described.delta:
+        name = Path(delta.adapter.file).name
+        components.append(
+            model_component(
+                name, described.version, delta.adapter.sha256, f"{delta.base} ({model.sha256})",
+                base.license if base else "", {"kormed:kind": "LoRA"},
+            )
+        )  # fmt: skip
     verified = {"kormed:verified": about["kormed:verified"]}
     return make_sbom(described.name, described.version, components, verified)
 

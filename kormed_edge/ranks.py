@@ -6,6 +6,7 @@ too, and leave when the command has ended.
 """
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,6 +77,29 @@ def everywhere(function: Callable[..., None], *arguments: Any) -> None:
             raise KormedError(f"rank {index}: {text}", remedy="the same command again: it goes on")
 
 
+@contextmanager
+def in_step() -> Iterator[None]:
+    """Work in which ranks wait for one another all the time, as in training.
+
+    A rank that fails in it ends its process at once, with what went wrong on stderr: the others
+    would wait for it for ever, where the launcher ends them when one is gone.
+    """
+    rank = this_rank()
+    if rank.count == 1:
+        yield
+        return
+    # Of its GPUs each rank sees its own alone; a library that counts by local rank finds it at 0.
+    os.environ["LOCAL_RANK"] = "0"
+    try:
+        yield
+    except Exception as error:
+        sys.stderr.write(f"rank {rank.index}: {_describe(error)}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    finally:
+        os.environ["LOCAL_RANK"] = str(rank.local)
+
+
 def _follow() -> None:
     while (work := _hand_out()) is not None:
         _do(*work)
@@ -120,7 +144,9 @@ def _connected(rank: Rank) -> Iterator[None]:
     take_gpu(rank)
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    # Objects go by way of the CPU, a training's gradients from GPU to GPU.
+    backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() and _has_gpu() else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield
     finally:
@@ -143,6 +169,12 @@ def take_gpu(rank: Rank) -> None:
             f"--num_processes {len(gpus)}",
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[rank.local]
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @contextmanager

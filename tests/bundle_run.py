@@ -6,11 +6,13 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from kormed_edge.bundle import GateResult
 from kormed_edge.bundle_build import Order, create_bundle
+from kormed_edge.bundle_delta import create_delta
 from kormed_edge.bundle_signing import make_keys, read_private_key
 from kormed_edge.manifest import BaseModelId
 from kormed_edge.runs import open_stage
@@ -19,6 +21,7 @@ PASSED = GateResult(reference="adapter", candidate="gguf:Q4_K_M", outcome="PASS"
 UNDECIDED = PASSED.model_copy(update={"outcome": "INCONCLUSIVE", "reasons": ("too few",)})
 SIGNED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GGUF = b"GGUF" + bytes(range(256)) * 40
+ADAPTER = b"GGUF adapter"
 REFERENCE = "kormed-edge:0.1.0"
 
 
@@ -35,23 +38,30 @@ def jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
 
 
 def stage(
-    run: Path, name: str, files: dict[str, bytes], inputs: tuple[str, ...] = (), **settings: Any
-) -> None:
+    run: Path, name: str, files: dict[str, bytes], inputs: tuple[str, ...] = (),
+    revision: str | None = None, **settings: Any,
+) -> None:  # fmt: skip
     with open_stage(run, name, settings, inputs=inputs) as draft:
         assert draft is not None
-        draft.base = BaseModelId(id="maker/base", path="/secret/base", license="apache-2.0")
+        draft.base = BaseModelId(
+            id="maker/base", revision=revision, path="/secret/base", license="apache-2.0"
+        )
         for file, content in files.items():
             (draft.folder / file).write_bytes(content)
 
 
-def make_run(run: Path, source: str = "samples", domain: str = "internal_medicine") -> Path:
+def make_run(
+    run: Path, source: str = "samples", domain: str = "internal_medicine", base: str | None = None
+) -> Path:
+    """`base` is the revision of the model that was trained on."""
     rows = [item(number, domain) for number in range(3)]
     fields = ("qa_id", "domain", "q_type", "question", "answer")
     records = jsonl({key: row[key] for key in fields} for row in rows)
     stage(run, "data", {"test.jsonl": records}, data={"source": source})
     stage(run, "adapter", {"adapter_model.safetensors": b"weights"}, ("data",))
     models = {"Q4_K_M": f"{run.name}-Q4_K_M.gguf"}
-    stage(run, "gguf", {models["Q4_K_M"]: GGUF}, ("adapter",), models=models)
+    exported = {models["Q4_K_M"]: GGUF, "adapter.gguf": ADAPTER}
+    stage(run, "gguf", exported, ("adapter",), base, models=models)
     answers = {name: jsonl(rows) for name in ("adapter.jsonl", "gguf-Q4_K_M.jsonl")}
     stage(run, "eval", answers, ("data", "gguf"), eval={})
     stage(run, "report", {"index.html": b"<p>report"}, ("eval",))
@@ -111,3 +121,18 @@ class Workshop:
         place.mkdir(exist_ok=True)
         order = self.order(version, **changes)
         return create_bundle(order, gate, key, place, signed_at=at, on_bytes=on_bytes)
+
+    def update(
+        self, base: Path, version: str = "4", *, trained_on: str | None = None, out: str = "out",
+        **changes: Any,
+    ) -> Path:  # fmt: skip
+        """An update of a bundle; its adapter was trained on that bundle's GGUF unless told."""
+        run = self.folder / "runs" / f"after-{trained_on or 'demo'}"
+        if not run.exists():
+            revision = trained_on or f"sha256:{sha256(GGUF).hexdigest()}"
+            make_run(run, base=revision)
+        settings = {"run": run, "type": "", "image": None, "unverified": True, **changes}
+        key = read_private_key(self.private)
+        place = self.folder / out
+        place.mkdir(exist_ok=True)
+        return create_delta(self.order(version, **settings), base, key, place, signed_at=SIGNED_AT)

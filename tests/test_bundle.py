@@ -56,7 +56,7 @@ def test_nothing_is_parsed_before_the_hashes_are_right(
 ) -> None:
     folder = workshop.bundle()
     (folder / "bundle.json").write_text("{")
-    monkeypatch.setattr("kormed_edge.bundle._read_description", lambda _: pytest.fail("parsed"))
+    monkeypatch.setattr("kormed_edge.bundle.read_description", lambda _: pytest.fail("parsed"))
     with pytest.raises(BundleError, match=r"bundle\.json: damaged, bytes 0 to"):
         open_bundle(folder, workshop.public)
 

@@ -61,6 +61,8 @@ def test_service_reads_image_and_model_from_one_file(workshop: Workshop) -> None
     assert (workshop.bundle() / "service.env").read_text() == (
         "KORMED_IMAGE=localhost/kormed-edge:demo-3\n"
         f"KORMED_LOADED={REFERENCE}\nKORMED_MODEL=demo-Q4_K_M.gguf\nKORMED_VERIFIED=yes\n"
+        "KORMED_BASE=\nKORMED_ADAPTER=\nKORMED_NETWORK=host\nKORMED_PORT=8080\n"
+        "KORMED_ENGINE_OPTIONS=\nKORMED_SERVE_OPTIONS=\n"
     )
 
 

@@ -52,6 +52,14 @@ names = sorted(d.metadata["Name"].lower().replace("_", "-") for d in distributio
 tools = [t for t in ("cc", "gcc", "g++", "clang", "c++", "cmake", "make", "pip") if shutil.which(t)]
 print(json.dumps({"uid": os.getuid(), "packages": names, "tools": tools}))
 """
+# The only places where anything can be written: a folder in memory, for keys, index and reports.
+HOME = ("--tmpfs=/site:uid=10001,gid=10001,mode=700", "--env=KORMED_HOME=/site")
+GUIDELINE = "소아 아나필락시스에는 지어낸 약 가나다 0.01 mg/kg을 근육 주사한다."
+INDEX_AND_SEARCH = (
+    "import subprocess; r = lambda *w: subprocess.run(['kormed', 'guidelines', *w], check=True);"
+    "r('add', '/documents/epi.txt'); r('search', '아나필락시스에 쓰는 약의 용량')"
+)
+MAX_BYTES = 550_000_000
 Start = Callable[..., str]
 
 
@@ -103,7 +111,7 @@ def start() -> Iterator[Start]:
 
     def run(folder: Path, name: str) -> str:
         mount = f"--volume={folder}:/model:ro"
-        command = ("serve", "--model", f"/model/{name}", "--drain-seconds", "3")
+        command = ("serve", "--model", f"/model/{name}", "--drain-seconds", "1")
         started.append(output("run", "--detach", *SHUT_IN, mount, IMAGE, *command))
         return started[-1]
 
@@ -150,6 +158,27 @@ def test_its_labels_name_version_and_commit(capsys: pytest.CaptureFixture[str]) 
     assert output("run", "--rm", *SHUT_IN, IMAGE, "--version").endswith(
         labels["org.opencontainers.image.version"]
     )
+
+
+def test_it_is_small_enough() -> None:
+    assert json.loads(output("image", "inspect", IMAGE))[0]["Size"] <= MAX_BYTES
+
+
+def test_doctor_finds_nothing_wrong_in_it(model: Path) -> None:
+    mount = f"--volume={model.parent}:/bundle/model:ro"
+    done = docker("run", "--rm", *SHUT_IN, *HOME, mount, IMAGE, "doctor", "--bundle", "/bundle")
+    assert (done.returncode, "used by llama.cpp" in done.stderr) == (0, True), done.stderr
+
+
+def test_it_indexes_and_finds_the_sites_own_guidelines(tmp_path: Path) -> None:
+    (tmp_path / "epi.txt").write_text(GUIDELINE, encoding="utf-8")
+    (tmp_path / "epi.txt").chmod(0o644)
+    tmp_path.chmod(0o755)
+    found = docker(
+        "run", "--rm", *SHUT_IN, *HOME, f"--volume={tmp_path}:/documents:ro",
+        "--entrypoint=python", IMAGE, "-c", INDEX_AND_SEARCH,
+    )  # fmt: skip
+    assert "가나다 0.01 mg/kg" in found.stdout + found.stderr, found.stderr
 
 
 def test_it_answers_a_korean_question_without_a_network(service: str) -> None:

@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from bundle_run import GGUF, UNDECIDED, Workshop
+from bundle_run import ADAPTER, GGUF, UNDECIDED, Workshop
 from bundle_tampers import MODEL, TAMPERS, Tamper, flip
 
 SCRIPT = Path(__file__).parents[1] / "kormed_edge/bundle_files/install.sh"
 SYSTEM = "/usr/bin:/bin"
 STEPS = ("openssl", "sha256sum", "mv", "ln", "rm")
+READY = "docker exec kormed python -m kormed_edge.bundle_ready"
 RECORD = '#!/bin/sh\n{step}printf "%s\\n" "{name} $*" >>"$CALLS"\n'
 STEP = '#!/bin/sh\n{step}exec {real} "$@"\n'
 # Counts the calls of all stubs, and kills the whole installation before one of them.
@@ -44,14 +45,14 @@ class Site:
         (self.folder / "count").write_text("0\n")
         self.step = step
 
-    step = -1
+    step, supervisor = -1, "systemd"
 
     def run(self, *options: object) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": f"{self.bin}:{SYSTEM}", "KORMED_ROOT": str(self.root),
             "KORMED_ETC": str(self.folder / "etc"), "KORMED_UNITS": str(self.folder / "units"),
             "KORMED_QUADLETS": str(self.folder / "quadlets"),
-            "KORMED_ENGINE": self.engine,
+            "KORMED_ENGINE": self.engine, "KORMED_SUPERVISOR": self.supervisor,
             "CALLS": str(self.folder / "calls"), "COUNT": str(self.folder / "count"),
             "KILL_AT": str(self.step),
         }  # fmt: skip
@@ -102,12 +103,15 @@ def test_installed_bundle_is_whole_loaded_and_started(workshop: Workshop, site: 
     assert site.current() == "demo-3"
     assert site.is_whole()
     assert site.calls() == [
+        "docker version",
         f"docker load -i {site.root}/versions/demo-3/image/kormed-edge.tar",
         "docker tag kormed-edge:0.1.0 localhost/kormed-edge:demo-3",
         "systemctl daemon-reload",
         "systemctl enable kormed.service",
         "systemctl restart kormed.service",
+        READY,
     ]
+    assert "kormed: ready at http://127.0.0.1:8080" in result.stdout
     unit = (site.folder / "units/kormed.service").read_text()
     assert f"EnvironmentFile={site.root}/current/service.env" in unit
     assert not (site.root / "incoming").exists()
@@ -119,7 +123,7 @@ def test_podman_gets_a_quadlet(workshop: Workshop, tmp_path: Path) -> None:
     assert site.install(workshop.bundle()).returncode == 0
     assert (site.folder / "quadlets/kormed.container").exists()
     assert not (site.folder / "units/kormed.service").exists()
-    assert site.calls()[2:] == ["systemctl daemon-reload", "systemctl restart kormed.service"]
+    assert site.calls()[3:5] == ["systemctl daemon-reload", "systemctl restart kormed.service"]
 
 
 def test_parts_are_joined(workshop: Workshop, site: Site) -> None:
@@ -140,6 +144,66 @@ def test_user_of_the_container_can_read_what_root_kept_to_itself(
     assert (site.root / "current" / MODEL).stat().st_mode & 0o777 == 0o644
 
 
+def test_without_systemd_the_engine_keeps_the_service_up(workshop: Workshop, site: Site) -> None:
+    site.supervisor = "engine"
+    (site.folder / "etc").mkdir(parents=True)
+    (site.folder / "etc/site.env").write_text(
+        "KORMED_PORT=9000\nKORMED_SERVE_OPTIONS=--slots 8\nKORMED_ENGINE_OPTIONS=--gpus all\n"
+    )
+    assert site.install(workshop.bundle()).returncode == 0
+    assert site.calls()[3:] == [
+        "docker stop --time 30 kormed",
+        "docker rm --force kormed",
+        "docker run --detach --name kormed --restart unless-stopped --pull never --network host "
+        "--read-only --cap-drop ALL --security-opt no-new-privileges "
+        f"--volume {site.root}/versions/demo-3:/bundle:ro,z --env KORMED_PORT=9000 --gpus all "
+        "localhost/kormed-edge:demo-3 serve --model /bundle/model/demo-Q4_K_M.gguf --port 9000 "
+        "--slots 8",
+        READY,
+    ]
+
+
+def test_without_systemd_it_is_run_as_the_unit_runs_it() -> None:
+    unit = (SCRIPT.parent / "kormed.service").read_text()
+    words = [word for word in SCRIPT.read_text().split("start_with_engine() {")[1].split()
+             if word.startswith("--")]  # fmt: skip
+    later = words[: words.index("--port") + 1]
+    assert "--cap-drop" in later
+    assert set(later) - {"--detach", "--restart"} <= set(unit.split())
+
+
+def not_ready(site: Site, version: str) -> None:
+    """An engine whose service answers unless `version` is current."""
+    site.stub("sleep", "#!/bin/sh\n")
+    site.stub("docker", RECORD.format(name="docker", step="") + (
+        f'case $1-$(readlink {site.root}/current) in exec-*-{version}) exit 1 ;; esac\n'
+    ))  # fmt: skip
+
+
+def test_version_that_does_not_become_ready_gives_way_to_the_one_before(
+    workshop: Workshop, site: Site
+) -> None:
+    for version in ("1", "2"):
+        site.install(workshop.bundle(version))
+    not_ready(site, "3")
+    result = site.install(workshop.bundle("3"))
+    assert (result.returncode, "back to demo-2" in result.stderr) == (1, True)
+    assert site.current() == "demo-2"
+    assert os.readlink(site.root / "previous") == "versions/demo-1"
+    not_ready(site, "none")
+    assert site.install(workshop.bundle("3", out="again")).returncode == 0
+    assert site.current() == "demo-3"
+
+
+def test_first_version_that_does_not_become_ready_fails_and_stays(
+    workshop: Workshop, site: Site
+) -> None:
+    not_ready(site, "3")
+    result = site.install(workshop.bundle("3"))
+    assert (result.returncode, "not ready after" in result.stderr) == (1, True)
+    assert site.current() == "demo-3"
+
+
 @pytest.mark.parametrize("tamper", TAMPERS.values(), ids=TAMPERS)
 def test_changed_bundle_is_refused_and_nothing_is_run(
     tamper: Tamper, workshop: Workshop, site: Site
@@ -149,7 +213,7 @@ def test_changed_bundle_is_refused_and_nothing_is_run(
     result = site.install(folder)
     assert result.returncode == 1
     assert result.stderr.startswith("kormed: ")
-    assert site.calls() == []
+    assert site.calls() == ["docker version"]
     assert not list((site.root / "versions").iterdir())
     assert not (site.root / "current").is_symlink()
     assert not (site.folder / "etc").exists()
@@ -191,7 +255,7 @@ def test_bundle_of_another_name_is_refused_unless_told(workshop: Workshop, site:
 def test_unverified_bundle_needs_consent(workshop: Workshop, site: Site) -> None:
     folder = workshop.bundle(gate=UNDECIDED, unverified=True)
     assert "UNVERIFIED" in site.install(folder).stderr
-    assert site.calls() == []
+    assert site.calls() == ["docker version"]
     result = site.install(folder, "--accept-unverified")
     assert (result.returncode, "not for clinical use" in result.stdout) == (0, True)
 
@@ -217,7 +281,7 @@ def test_rollback_goes_to_the_version_before_and_back(workshop: Workshop, site: 
     for expected in ("demo-1", "demo-2"):
         assert site.run("--rollback").returncode == 0
         assert site.current() == expected
-        assert f"docker tag kormed-edge:0.1.0 localhost/kormed-edge:{expected}" in site.calls()[-4:]
+        assert f"docker tag kormed-edge:0.1.0 localhost/kormed-edge:{expected}" in site.calls()[-5:]
 
 
 def test_rollback_to_nothing_or_to_a_damaged_version_is_refused(
@@ -231,6 +295,68 @@ def test_rollback_to_nothing_or_to_a_damaged_version_is_refused(
     assert site.current() == "demo-2"
 
 
+@pytest.fixture
+def base(workshop: Workshop, site: Site) -> Path:
+    """An installed bundle, which updates stand on."""
+    folder = workshop.bundle("3", max_file_bytes=4000)
+    site.install(folder)
+    return folder
+
+
+UPDATE = ("--accept-unverified",)
+
+
+def test_update_takes_model_and_image_from_its_base(
+    base: Path, workshop: Workshop, site: Site
+) -> None:
+    assert site.install(workshop.update(base), *UPDATE).returncode == 0
+    assert site.current() == "demo-4"
+    assert site.is_whole()
+    folder = site.root / "current"
+    assert (folder / MODEL).read_bytes() == GGUF
+    assert (folder / MODEL).samefile(site.root / "versions/demo-3" / MODEL)
+    assert (folder / "adapter/adapter.gguf").read_bytes() == ADAPTER
+    assert f"docker load -i {site.root}/versions/demo-4/image/kormed-edge.tar" in site.calls()
+
+
+def test_update_can_be_rolled_back_and_outlives_its_base(
+    base: Path, workshop: Workshop, site: Site
+) -> None:
+    site.install(workshop.update(base), *UPDATE)
+    assert site.run("--rollback").returncode == 0
+    assert site.current() == "demo-3"
+    assert site.run("--rollback").returncode == 0
+    shutil.rmtree(site.root / "versions/demo-3")
+    assert site.current() == "demo-4"
+    assert site.is_whole()
+
+
+def test_update_without_its_base_is_refused(workshop: Workshop, site: Site) -> None:
+    site.install(workshop.bundle("2"))
+    result = site.install(workshop.update(workshop.bundle("3")), *UPDATE)
+    assert "this update stands on demo-3, which is not installed" in result.stderr
+    assert site.current() == "demo-2"
+
+
+def test_update_of_another_base_with_the_same_name_is_refused(
+    base: Path, workshop: Workshop, site: Site
+) -> None:
+    update = workshop.update(base)
+    flip(site.root / "versions/demo-3" / MODEL)
+    result = site.install(update, *UPDATE)
+    assert f"not what this update stands on: {MODEL}: FAILED" in result.stderr
+    assert site.current() == "demo-3"
+    assert not (site.root / "versions/demo-4").exists()
+
+
+def test_update_whose_base_lacks_a_file_is_refused(
+    base: Path, workshop: Workshop, site: Site
+) -> None:
+    (site.root / "versions/demo-3/model/manifest.json").unlink()
+    result = site.install(workshop.update(base), *UPDATE)
+    assert "the installed demo-3 has no model/manifest.json" in result.stderr
+
+
 def test_uninstall_leaves_the_key(workshop: Workshop, site: Site) -> None:
     site.install(workshop.bundle())
     assert site.run("--uninstall").returncode == 0
@@ -242,9 +368,20 @@ def test_uninstall_leaves_the_key(workshop: Workshop, site: Site) -> None:
 
 def test_two_installations_at_once_are_refused(workshop: Workshop, site: Site) -> None:
     (site.root / "lock").mkdir(parents=True)
+    with subprocess.Popen(["sh", "-c", "read -r line", SCRIPT], stdin=subprocess.PIPE) as other:
+        (site.root / "lock/pid").write_text(f"{other.pid}\n")
+        assert "another installation is running" in site.install(workshop.bundle()).stderr
+        assert (site.root / "lock/pid").exists()
+        assert other.stdin is not None
+        other.stdin.close()
+
+
+def test_lock_of_a_process_that_is_something_else_now_is_no_lock(
+    workshop: Workshop, site: Site
+) -> None:
+    (site.root / "lock").mkdir(parents=True)
     (site.root / "lock/pid").write_text(f"{os.getpid()}\n")
-    assert "another installation is running" in site.install(workshop.bundle()).stderr
-    assert (site.root / "lock/pid").exists()
+    assert site.install(workshop.bundle()).returncode == 0
 
 
 def test_killed_at_any_step_a_whole_version_stays_current(workshop: Workshop, site: Site) -> None:
@@ -275,6 +412,17 @@ def test_script_is_plain_posix_shell() -> None:
         if path := shutil.which(shell):
             words = [path, "sh"] if shell == "busybox" else [path]
             subprocess.run([*words, "-n", SCRIPT], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / "kormed.service"
+    text = (SCRIPT.parent / "kormed.service").read_text()
+    unit.write_text(text.replace("/usr/bin/docker", "/bin/true"))  # which is here for sure
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")

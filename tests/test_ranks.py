@@ -14,9 +14,11 @@ from tiny_models import make_base
 
 from eval.answering import share
 from kormed_edge.cli import main
-from kormed_edge.errors import KormedError
+from kormed_edge.config import TrainConfig
+from kormed_edge.errors import KormedError, TrainError
 from kormed_edge.ranks import Rank, take_gpu, this_rank
 from kormed_edge.records import Record
+from train.qlora import samples_per_rank
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = [
@@ -83,7 +85,8 @@ LED = """
 import os, sys
 from contextlib import suppress
 from pathlib import Path
-from kormed_edge.errors import KormedError
+from kormed_edge.config import TrainConfig
+from kormed_edge.errors import KormedError, TrainError
 from kormed_edge.ranks import everywhere, led, this_rank
 
 def note(folder, text):
@@ -238,3 +241,35 @@ def test_killed_ranks_lose_nothing_and_one_process_goes_on(
     assert answers(run) == answers(runs / "one")
     kept = {row["qa_id"]: row for row in lines(run / "eval" / "adapter.jsonl")}
     assert all(kept[row["qa_id"]] == row for part in written for row in part)
+
+
+def log_of(run: Path) -> list[float]:
+    lines = (run / "adapter" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [e.get("loss", e.get("eval_loss")) for e in entries if {"loss", "eval_loss"} & {*e}]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_does(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", intermediate_size=128, max_position_embeddings=4096)
+    settings = {
+        "base": base, "data.source": ROOT / "samples", "data.ratios": "[0.1, 0.02, 0.88]",
+        "train.max_steps": 3, "train.gradient_accumulation": 4, "train.eval_steps": 3,
+        "train.dropout": 0, "train.learning_rate": 0.01,
+    }  # fmt: skip
+    options = ["--runs-dir", str(tmp_path), "--config", str(ROOT / "configs" / "demo.yaml")]
+    options += [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
+    for run in ("one", "two"):
+        assert CliRunner().invoke(main, ["data", "--run", run, *options]).exit_code == 0
+    assert CliRunner().invoke(main, ["train", "--run", "one", *options]).exit_code == 0
+    launched = launch("-m", "kormed_edge.cli", "train", "--run", "two", *options)
+    assert launched.returncode == 0, launched.stderr
+    assert log_of(tmp_path / "two") == pytest.approx(log_of(tmp_path / "one"), rel=0.002)
+
+
+def test_samples_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(TrainError, match="16 samples a step for 3 ranks"):
+        samples_per_rank(TrainConfig())
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert samples_per_rank(TrainConfig()) == 4

@@ -8,10 +8,12 @@ from typing import Any
 import click
 
 from kormed_edge.base import resolve_base
+from kormed_edge.config import TrainConfig
 from kormed_edge.disk import require_space
 from kormed_edge.manifest import write_json
 from kormed_edge.options import RunOptions, run_options
-from kormed_edge.progress import console, progress
+from kormed_edge.progress import console, ignore, progress
+from kormed_edge.ranks import everywhere, in_step, led, this_rank
 from kormed_edge.records import Record, read_records, write_records
 from kormed_edge.runs import open_stage, require_stage
 from train.default_command import DefaultCommandGroup
@@ -46,6 +48,7 @@ def train_command() -> None:
 @click.command("sft")
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print what would be trained, and stop.")
+@led
 def sft_command(options: RunOptions, dry_run: bool) -> None:
     """Fine-tune the base on the training split; `kormed train` alone is the same.
 
@@ -104,7 +107,7 @@ def _write_data(folder: Path, splits: Any, stats: dict[str, Any], draw: Any) -> 
 
 def make_adapter(options: RunOptions, *, dry_run: bool = False) -> None:
     from train.balance import loss_weights
-    from train.qlora import Plan, plan_training, train_adapter
+    from train.qlora import plan_training
 
     config = options.config.values
     options.show("base", "train")
@@ -128,18 +131,43 @@ def make_adapter(options: RunOptions, *, dry_run: bool = False) -> None:
         (draft.folder / "config.yaml").write_text(options.config.to_yaml(), encoding="utf-8")
         base = Path(draft.base.path)
         show_lengths(base, train, valid, config.train.max_length, draft.folder)
-        with progress("train") as update:
-
-            def announce(plan: Plan) -> None:
-                show_plan(plan)
-                update(0, plan.steps, "first step")
-
-            facts = train_adapter(
-                base, train, valid, config.train, draft.folder,
-                on_plan=announce, on_step=update, domain_weights=loss_weights(data),
-            )  # fmt: skip
+        facts: dict[str, Any] = {}
+        everywhere(
+            train_rank, base, train, valid, config.train, draft.folder, loss_weights(data), facts
+        )
         draft.facts["plan"] = facts
     console.print(f"{options.run / 'adapter'}: {_last_losses(options.run / 'adapter')}")
+
+
+def train_rank(
+    base: Path,
+    train: list[Record],
+    valid: list[Record],
+    config: TrainConfig,
+    folder: Path,
+    weights: dict[str, float] | None,
+    facts: dict[str, Any],
+) -> None:
+    """One rank's part of a training. Rank 0 shows it and puts its plan into `facts`."""
+    from train.qlora import Plan, train_adapter
+
+    if this_rank().index > 0:
+        with in_step():
+            train_adapter(
+                base, train, valid, config, folder,
+                on_plan=lambda _: None, on_step=ignore, domain_weights=weights,
+            )  # fmt: skip
+        return
+    with progress("train") as update, in_step():
+
+        def announce(plan: Plan) -> None:
+            show_plan(plan)
+            update(0, plan.steps, "first step")
+
+        facts |= train_adapter(
+            base, train, valid, config, folder,
+            on_plan=announce, on_step=update, domain_weights=weights,
+        )  # fmt: skip
 
 
 def show_lengths(

@@ -18,6 +18,7 @@ from kormed_edge.errors import TrainError
 from kormed_edge.manifest import write_json
 from kormed_edge.nf4 import load_nf4, load_tokenizer
 from kormed_edge.progress import Update, ignore
+from kormed_edge.ranks import this_rank
 from kormed_edge.records import Record
 from train.dataset import encode_records
 from train.memory import expected_peak, out_of_memory
@@ -88,7 +89,8 @@ def train_adapter(
     except torch.OutOfMemoryError as error:
         layers = trainer.model.config.num_hidden_layers
         raise out_of_memory(error, config, layers) from error
-    _write_results(trainer, base, folder, plan, time.monotonic() - started)
+    if trainer.is_world_process_zero():
+        _write_results(trainer, base, folder, plan, time.monotonic() - started)
     return asdict(plan)
 
 
@@ -131,7 +133,7 @@ def _make_trainer(
     samples = len(kept)
     steps = _steps(config, samples)
     trainer.add_callback(_progress(trainer, on_step, steps, folder))
-    if config.tensorboard:
+    if config.tensorboard and trainer.is_world_process_zero():
         trainer.add_callback(tensorboard_callback(folder / "tensorboard"))
     model: Any = trainer.model
     trainable, total, stored = count_parameters(model)
@@ -205,6 +207,19 @@ def make_trainer(
     return trainer
 
 
+def samples_per_rank(config: TrainConfig) -> int:
+    """Of an optimizer step's samples, those of one rank. Raises `TrainError` for a broken share."""
+    ranks = this_rank().count
+    share, rest = divmod(config.samples_per_step, ranks)
+    if rest:
+        raise TrainError(
+            f"{config.samples_per_step} samples a step for {ranks} ranks",
+            "a number of ranks by which the samples can be divided",
+            f"--num_processes {math.gcd(config.samples_per_step, ranks)}",
+        )
+    return share
+
+
 def _steps(config: TrainConfig, samples: int) -> int:
     per_epoch = math.ceil(samples / config.samples_per_step)
     return config.max_steps or math.ceil(per_epoch * config.epochs)
@@ -218,8 +233,9 @@ def _sft_config(config: TrainConfig, folder: Path) -> Any:
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
-        per_device_train_batch_size=config.samples_per_step,
-        per_device_eval_batch_size=config.samples_per_step,
+        per_device_train_batch_size=samples_per_rank(config),
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # the ranks' dropout masks differ
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_ratio,  # a share of all steps when below 1

@@ -52,7 +52,8 @@ def progress_callback(
                 require_finite(key, logs.get(key, 0.0), state.global_step, remedy)
             if "loss" in logs:
                 self.loss = f"loss {logs['loss']:.3f}"
-            write_log(folder / "log.jsonl", state.log_history)
+            if state.is_world_process_zero:
+                write_log(folder / "log.jsonl", state.log_history)
 
     return Progress()
 

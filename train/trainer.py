@@ -116,8 +116,8 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
         """Mean loss over all tokens of the validation set that count, on all ranks together."""
         self.model_wrapped.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for inputs in self.get_eval_dataloader(eval_dataset):
-            batch = self._prepare_inputs(inputs)
+        for rows in self._own_share(eval_dataset or self.eval_dataset):
+            batch = self._prepare_inputs(self.data_collator(rows))
             for pack in batch["packs"]:
                 sums[0] += self._judge(pack)
             sums[1] += (batch["labels"] != IGNORED).sum()
@@ -128,6 +128,13 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _own_share(self, dataset: Any) -> Iterator[list[dict[str, Any]]]:
+        """This rank's samples, none twice, in batches of as many as a step has."""
+        mine = dataset.shard(self.args.world_size, self.args.process_index)
+        size = self.args.per_device_train_batch_size
+        for start in range(0, len(mine), size):
+            yield [mine[i] for i in range(start, min(start + size, len(mine)))]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
         """Not counted: the estimate wants one tensor of tokens."""

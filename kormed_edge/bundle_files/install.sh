@@ -6,13 +6,22 @@
 #   sh install.sh                           later: the key of the first time is kept
 #   sh install.sh --bundle FOLDER           with an installer that is trusted already
 #   sh install.sh --rollback                back to the version before
-#   sh install.sh --uninstall               everything but /etc/kormed
+#   sh install.sh --verify                  does this machine answer as the sender's did? A report
+#   sh install.sh --doctor                  what this machine lacks
+#   sh install.sh --uninstall               everything but /etc/kormed and the reports
 #
 #   --replace             take a bundle that is older, or of another name, than what is installed
 #   --accept-unverified   take a bundle whose gate has not passed
 #
 # Nothing is loaded or started before the signature and every hash are right. The new version is
-# complete on the disk before one rename makes it current; killed earlier, the old one stays.
+# complete on the disk before one rename makes it current; killed earlier, the old one stays. One
+# that does not become ready gives way to the old one again.
+#
+# What this site wants otherwise stands in /etc/kormed/site.env, one NAME=VALUE a line, no quotes:
+#   KORMED_PORT=8080         where the service listens, on 127.0.0.1
+#   KORMED_SERVE_OPTIONS=    words for `kormed serve`, such as --slots 8
+#   KORMED_ENGINE_OPTIONS=   words for docker run, such as --gpus all
+#   KORMED_NETWORK=host      none: asked through the engine alone
 set -eu
 umask 022
 LC_ALL=C
@@ -23,6 +32,8 @@ ETC=${KORMED_ETC:-/etc/kormed}
 UNITS=${KORMED_UNITS:-/etc/systemd/system}
 QUADLETS=${KORMED_QUADLETS:-/etc/containers/systemd}
 ENGINE=${KORMED_ENGINE:-}
+SUPERVISOR=${KORMED_SUPERVISOR:-}
+WAIT_S=${KORMED_WAIT_S:-300}
 STAGE=$ROOT/incoming
 
 say() { printf 'kormed: %s\n' "$*"; }
@@ -32,6 +43,10 @@ die() {
 }
 field() { sed -n "s/^$1 //p" "$2"; }
 setting() { sed -n "s/^$1=//p" "$2"; }
+# The version's own setting, unless the site has another.
+current_setting() {
+    cat "$ROOT/current/service.env" "$ETC/site.env" 2>/dev/null | sed -n "s/^$1=//p" | tail -n 1
+}
 names_in() { sed 's/^[0-9a-f]*  //' "$1"; }
 
 choose_engine() {
@@ -39,13 +54,21 @@ choose_engine() {
         ! command -v "$ENGINE" >/dev/null || break
     done
     command -v "$ENGINE" >/dev/null || die "neither docker nor podman is installed"
+    "$ENGINE" version >/dev/null 2>&1 || die "$ENGINE does not answer: systemctl start $ENGINE"
+}
+
+# Who starts the service, and again after a power cut: systemd, or the engine where there is none.
+choose_supervisor() {
+    if [ -n "$SUPERVISOR" ]; then return; fi
+    if [ -d /run/systemd/system ]; then SUPERVISOR=systemd; else SUPERVISOR=engine; fi
 }
 
 lock() {
     mkdir -p "$ROOT"
     if ! mkdir "$ROOT/lock" 2>/dev/null; then
         other=$(cat "$ROOT/lock/pid" 2>/dev/null) || other=
-        if [ -n "$other" ] && kill -0 "$other" 2>/dev/null; then
+        # By name too, because after a power cut the number may be somebody else's.
+        if [ -n "$other" ] && grep -q install.sh "/proc/$other/cmdline" 2>/dev/null; then
             die "another installation is running, process $other"
         fi
         say "an installation before this one was stopped; starting anew"
@@ -105,10 +128,14 @@ older() {
     return 1
 }
 
+require_plain_names() {
+    part='[A-Za-z0-9][A-Za-z0-9._-]*'
+    ! grep -Evxq "[0-9a-f]{64}  $part(/$part)*" "$1" || die "${1##*/}: malformed"
+}
+
 # The bundle must have just the files that were signed, as plain files under plain names.
 require_same_files() {
-    part='[A-Za-z0-9][A-Za-z0-9._-]*'
-    ! grep -Evxq "[0-9a-f]{64}  $part(/$part)*" "$STAGE/SHA256SUMS" || die "SHA256SUMS: malformed"
+    require_plain_names "$STAGE/SHA256SUMS"
     odd=$(find "$BUNDLE" ! -type f ! -type d | head -n 1)
     [ -z "$odd" ] || die "$odd is no plain file"
     { names_in "$STAGE/SHA256SUMS" && printf '%s\n' SHA256SUMS SIGNED SIGNED.sig; } |
@@ -126,15 +153,16 @@ copy_and_check() {
         case $file in */*) [ -d "$STAGE/${file%/*}" ] || mkdir -p "$STAGE/${file%/*}" ;; esac
         cp "$BUNDLE/$file" "$STAGE/$file"
     done
-    check_sums "$STAGE" SHA256SUMS
+    check_sums "$STAGE" SHA256SUMS "not as signed"
     join_parts
+    take_from_base
     chmod -R u=rwX,go=rX "$STAGE"
 }
 
 check_sums() {
     if (cd "$1" && sha256sum -c "$2" >/dev/null 2>&1); then return; fi
     wrong=$(cd "$1" && sha256sum -c "$2" 2>/dev/null | grep -v ': OK$' | head -n 3) || true
-    die "not as signed: $wrong"
+    die "$3: $wrong"
 }
 
 # INSTALLED is SHA256SUMS as it reads once the parts are joined; --rollback checks with it.
@@ -152,6 +180,23 @@ join_parts() {
             sed "s|  |  $folder/|" "$whole.sha256"; } >"$STAGE/joined"
         mv "$STAGE/joined" "$STAGE/INSTALLED"
     done
+}
+
+# An update brings an adapter alone: model and image are those of the version that it stands on, by
+# hard link, so that this one is whole when that one is removed.
+take_from_base() {
+    base=$(setting KORMED_BASE "$STAGE/service.env")
+    if [ -z "$base" ]; then return; fi
+    case $base in *[!A-Za-z0-9._-]* | .*) die "service.env: a wrong base" ;; esac
+    [ -d "$ROOT/versions/$base" ] || die "this update stands on $base, which is not installed"
+    require_plain_names "$STAGE/FROM_BASE"
+    names_in "$STAGE/FROM_BASE" | while IFS= read -r file; do
+        case $file in */*) mkdir -p "$STAGE/${file%/*}" ;; esac
+        ln "$ROOT/versions/$base/$file" "$STAGE/$file" ||
+            die "the installed $base has no $file: this update stands on another"
+    done
+    check_sums "$STAGE" FROM_BASE "the installed $base is not what this update stands on"
+    cat "$STAGE/FROM_BASE" >>"$STAGE/INSTALLED"
 }
 
 load_image() {
@@ -185,26 +230,80 @@ make_current() {
 
 put_unit() {
     mkdir -p "$2"
-    sed "s|/var/lib/kormed|$ROOT|g" "$ROOT/current/units/$1" >"$2/$1.new"
+    sed "s|/var/lib/kormed|$ROOT|g; s|/etc/kormed|$ETC|g" "$ROOT/current/units/$1" >"$2/$1.new"
     mv "$2/$1.new" "$2/$1"
 }
 
 start_service() {
+    case $SUPERVISOR in
+    systemd) start_with_systemd ;;
+    *) start_with_engine ;;
+    esac
+}
+
+start_with_systemd() {
     case $ENGINE in
     *podman) rm -f "$UNITS/kormed.service" && put_unit kormed.container "$QUADLETS" ;;
     *) rm -f "$QUADLETS/kormed.container" && put_unit kormed.service "$UNITS" ;;
     esac
-    if ! command -v systemctl >/dev/null; then
-        say "no systemd here: start the service as $UNITS/kormed.service does"
-        return
-    fi
     systemctl daemon-reload
     case $ENGINE in *podman) ;; *) systemctl enable kormed.service ;; esac
-    systemctl restart kormed.service || die "the service did not start; --rollback brings the old one"
+    systemctl restart kormed.service || say "systemd could not start the service"
+}
+
+# As the unit does it. The version's own folder, not `current`: after a power cut the engine starts
+# this container again, and must find the model that it was made for.
+start_with_engine() {
+    stop_container
+    # Options are words, hence without quotes.
+    # shellcheck disable=SC2046
+    "$ENGINE" run --detach --name kormed --restart unless-stopped --pull never \
+        --network "$(current_setting KORMED_NETWORK)" --read-only \
+        --cap-drop ALL --security-opt no-new-privileges \
+        --volume "$ROOT/$(readlink "$ROOT/current"):/bundle:ro,z" \
+        --env KORMED_PORT="$(current_setting KORMED_PORT)" \
+        $(current_setting KORMED_ENGINE_OPTIONS) \
+        "$(current_setting KORMED_IMAGE)" \
+        serve --model "/bundle/model/$(current_setting KORMED_MODEL)" \
+        --port "$(current_setting KORMED_PORT)" $(current_setting KORMED_ADAPTER) \
+        $(current_setting KORMED_SERVE_OPTIONS) >/dev/null || say "$ENGINE could not start the service"
+}
+
+stop_container() {
+    "$ENGINE" stop --time 30 kormed >/dev/null 2>&1 || true
+    "$ENGINE" rm --force kormed >/dev/null 2>&1 || true
+}
+
+# Asked inside the container, because a bare machine may have nothing that speaks HTTP.
+wait_until_ready() {
+    left=$WAIT_S
+    until "$ENGINE" exec kormed python -m kormed_edge.bundle_ready >/dev/null 2>&1; do
+        [ "$left" -gt 0 ] || return 1
+        left=$((left - 1))
+        sleep 1
+    done
+    say "ready at http://127.0.0.1:$(current_setting KORMED_PORT)"
+}
+
+# Make a version current and start it; one that does not become ready gives way again.
+switch_to() {
+    now=$(readlink "$ROOT/current" || true)
+    before=$(readlink "$ROOT/previous" || true)
+    make_current "$1"
+    start_service
+    if wait_until_ready; then return; fi
+    "$ENGINE" logs --tail 5 kormed >&2 || true
+    if [ -z "$now" ] || [ "$now" = "$1" ]; then die "not ready after $WAIT_S s; see above"; fi
+    point current "$now"
+    if [ -n "$before" ]; then point previous "$before"; else rm -f "$ROOT/previous"; fi
+    start_service
+    wait_until_ready || die "neither ${1#versions/} nor ${now#versions/} became ready; see above"
+    die "${1#versions/} was not ready after $WAIT_S s: back to ${now#versions/}"
 }
 
 install_bundle() {
     choose_engine
+    choose_supervisor
     lock
     rm -rf "$STAGE"
     mkdir -p "$STAGE" "$ROOT/versions"
@@ -215,7 +314,7 @@ install_bundle() {
     if [ -d "$ROOT/$final" ]; then
         cmp -s "$STAGE/SHA256SUMS" "$ROOT/$final/SHA256SUMS" ||
             die "$NAME $VERSION is installed with other contents"
-        check_sums "$ROOT/$final" INSTALLED
+        check_sums "$ROOT/$final" INSTALLED "not as signed"
     else
         copy_and_check
         sync
@@ -223,33 +322,64 @@ install_bundle() {
     fi
     load_image "$ROOT/$final"
     keep_key
-    make_current "$final"
-    start_service
+    switch_to "$final"
     say "$NAME $VERSION is installed"
     [ "$(field verified "$ROOT/current/SIGNED")" = yes ] || say "UNVERIFIED: not for clinical use"
 }
 
 rollback() {
     choose_engine
+    choose_supervisor
     lock
     old=$(readlink "$ROOT/previous") || die "there is no version before this one"
     [ "$old" != "$(readlink "$ROOT/current")" ] || die "there is no version before this one"
-    check_sums "$ROOT/$old" INSTALLED
+    check_sums "$ROOT/$old" INSTALLED "not as signed"
     load_image "$ROOT/$old"
-    make_current "$old"
-    start_service
+    switch_to "$old"
     say "back to ${old#versions/}"
 }
 
+# `kormed` in the image, beside the service. It may write to $ROOT/site alone.
+in_image() { # NETWORK ARGUMENT...
+    network=$1
+    shift
+    choose_engine
+    [ -e "$ROOT/current/SIGNED" ] || die "nothing is installed"
+    mkdir -p "$ROOT/site"
+    chown 10001:10001 "$ROOT/site"
+    chmod 700 "$ROOT/site"
+    tty=
+    [ ! -t 1 ] || tty=--tty
+    # shellcheck disable=SC2046,SC2086
+    "$ENGINE" run --rm $tty --pull never --network "$network" --read-only \
+        --cap-drop ALL --security-opt no-new-privileges \
+        --volume "$ROOT/$(readlink "$ROOT/current"):/bundle:ro,z" \
+        --volume "$ETC/bundle.pub:/bundle.pub:ro,z" --volume "$ROOT/site:/site:z" \
+        --env KORMED_HOME=/site $(current_setting KORMED_ENGINE_OPTIONS) \
+        "$(current_setting KORMED_IMAGE)" "$@" --bundle /bundle
+}
+
+verify() { in_image none verify --acceptance --key /bundle.pub; }
+doctor() { in_image "$(current_setting KORMED_NETWORK)" doctor --port "$(current_setting KORMED_PORT)"; }
+
 uninstall() {
+    choose_engine
+    choose_supervisor
     lock
-    if command -v systemctl >/dev/null; then
+    if [ "$SUPERVISOR" = systemd ]; then
         systemctl disable --now kormed.service 2>/dev/null || systemctl stop kormed.service || true
     fi
+    stop_container
     rm -f "$UNITS/kormed.service" "$QUADLETS/kormed.container"
-    if command -v systemctl >/dev/null; then systemctl daemon-reload || true; fi
+    if [ "$SUPERVISOR" = systemd ]; then systemctl daemon-reload || true; fi
+    for env in "$ROOT"/versions/*/service.env; do
+        [ -f "$env" ] || continue
+        for name in KORMED_IMAGE KORMED_LOADED; do
+            "$ENGINE" rmi "$(setting "$name" "$env")" >/dev/null 2>&1 || true
+        done
+    done
     rm -rf "$ROOT/current" "$ROOT/previous" "$ROOT/versions"
-    say "removed; the key and settings in $ETC and the engine's images stay"
+    say "removed; the key and settings in $ETC and the reports in $ROOT/site stay"
 }
 
 JOB=install_bundle BUNDLE=$(dirname "$0") KEY=$ETC/bundle.pub REPLACE='' ACCEPT_UNVERIFIED=''
@@ -263,6 +393,8 @@ while [ $# -gt 0 ]; do
     --replace) REPLACE=yes ;;
     --accept-unverified) ACCEPT_UNVERIFIED=yes ;;
     --rollback) JOB=rollback ;;
+    --verify) JOB=verify ;;
+    --doctor) JOB=doctor ;;
     --uninstall) JOB=uninstall ;;
     *) die "unknown option $1; see the first lines of $0" ;;
     esac
