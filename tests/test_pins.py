@@ -81,7 +81,7 @@ def test_digest_that_the_registry_tells_is_written_and_renewed(dockerfile: Path)
 def test_engine_without_buildx_is_asked_to_pull(dockerfile: Path) -> None:
     engine = (
         '[ "$1" != buildx ] || exit 1\n[ "$1 $2" = "image inspect" ] || exit 0\n'
-        f'echo "docker.io/library/${{3%%:*}}@{DIGEST}"\n'
+        f'echo "registry.example/library/${{3%%:*}}@{DIGEST}"\n'
     )
     assert pin(dockerfile, engine).returncode == 0
     assert f"ARG CUDA_IMAGE=cuda:12@{DIGEST}\n" in dockerfile.read_text()

@@ -56,7 +56,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, Path, P
 @pytest.fixture
 def site(bundles: tuple[Workshop, Path, Path], tmp_path: Path) -> Iterator["CutSite"]:
     with no_service():
-        yield CutSite(tmp_path, bundles[0].public)
+        site = CutSite(tmp_path, bundles[0].public)
+        yield site
+        site.run("--uninstall")
 
 
 class CutSite(RealSite):

@@ -181,8 +181,21 @@ def test_a_loss_that_is_no_number_names_its_step(base: Path, tmp_path: Path) -> 
     name = "model.norm.weight"
     norm = load_file(broken / "model.safetensors")[name]
     edit_tensors(broken / "model.safetensors", **{name: norm * float("nan")})
-    with pytest.raises(TrainError, match="the loss is nan at step 1"):
+    with pytest.raises(TrainError, match=r"the loss is nan at step 1, samples q\d, q\d\n"):
         train(broken, tmp_path / "adapter")
+
+
+def test_a_domain_s_weight_multiplies_its_loss(base: Path, tmp_path: Path) -> None:
+    plain = losses(train(base, tmp_path / "plain", max_steps=1))
+    config = TrainConfig(**SETTINGS | {"max_steps": 1})
+    folder = tmp_path / "weighted"
+    folder.mkdir()
+    train_adapter(
+        base, TRAIN, VALID, config, folder,
+        on_plan=lambda _: None, on_step=ignore, domain_weights={"obgyn": 2.0},
+    )  # fmt: skip
+    first = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(2 * plain[0][1], rel=0.001)
 
 
 def test_a_training_that_blows_up_is_stopped(base: Path, tmp_path: Path) -> None:

@@ -115,7 +115,43 @@ def test_dropout_is_at_work(base: Path, plain: Any, tmp_path: Path) -> None:
     assert losses[-1] != pytest.approx(plain[0][-1], rel=NOISE)
 
 
+def test_every_pass_has_masks_of_its_own(base: Path, tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG)
+    trainer = make_trainer(base, ROWS, ROWS[:2], config, tmp_path, load_tokenizer(base))
+    seeds: list[int] = []
+    learn = trainer._learn
+
+    def noting(pack: Any) -> Any:
+        seeds.append(int(trainer.dropout_seed._value))
+        return learn(pack)
+
+    trainer._learn = noting
+    trainer.train()
+    assert len(set(seeds)) == len(seeds) == 4 * 4
+
+
+def test_as_many_layers_are_recomputed_as_told(base: Path, tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG | {"gradient_checkpointing": 1, "max_steps": 1})
+    trainer: Any = make_trainer(base, ROWS, ROWS[:2], config, tmp_path, load_tokenizer(base))
+    passes = [0, 0]
+    for index, layer in enumerate(trainer.model.get_base_model().model.layers):
+
+        def count(*_: Any, index: int = index) -> None:
+            passes[index] += 1
+
+        layer.input_layernorm.register_forward_hook(count)
+    trainer.train()
+    assert passes == [2 * 4 + 1, 4 + 1]  # and once for the validation
+
+
 def test_validation_is_the_mean_over_tokens(base: Path, tmp_path: Path) -> None:
+    config = TrainConfig(**CONFIG | {"gradient_accumulation": 8, "max_steps": 1})
+    trainer: Any = make_trainer(base, ROWS, ROWS, config, tmp_path, load_tokenizer(base))
+    before = trainer.evaluate()["eval_loss"]
+    assert logged(trainer, "loss")[0] == pytest.approx(before, rel=NOISE)
+
+
+def test_validation_does_not_hang_on_the_packing(base: Path, tmp_path: Path) -> None:
     found = []
     for tokens in (None, 128):
         config = TrainConfig(**CONFIG | {"tokens_per_batch": tokens})

@@ -340,8 +340,8 @@ rollback() {
 }
 
 # `kormed` in the image, beside the service. It may write to $ROOT/site alone.
-in_image() { # NETWORK ARGUMENT...
-    network=$1
+in_image() { # WHERE ARGUMENT... ; WHERE are words for the engine, of namespaces
+    where=$1
     shift
     choose_engine
     [ -e "$ROOT/current/SIGNED" ] || die "nothing is installed"
@@ -351,7 +351,7 @@ in_image() { # NETWORK ARGUMENT...
     tty=
     [ ! -t 1 ] || tty=--tty
     # shellcheck disable=SC2046,SC2086
-    "$ENGINE" run --rm $tty --pull never --network "$network" --read-only \
+    "$ENGINE" run --rm $tty --pull never $where --read-only \
         --cap-drop ALL --security-opt no-new-privileges \
         --volume "$ROOT/$(readlink "$ROOT/current"):/bundle:ro,z" \
         --volume "$ETC/bundle.pub:/bundle.pub:ro,z" --volume "$ROOT/site:/site:z" \
@@ -359,8 +359,17 @@ in_image() { # NETWORK ARGUMENT...
         "$(current_setting KORMED_IMAGE)" "$@" --bundle /bundle
 }
 
-verify() { in_image none verify --acceptance --key /bundle.pub; }
-doctor() { in_image "$(current_setting KORMED_NETWORK)" doctor --port "$(current_setting KORMED_PORT)"; }
+verify() { in_image "--network none" verify --acceptance --key /bundle.pub; }
+
+# Where the service runs, doctor must see that the port's owner is the service.
+doctor() {
+    choose_engine
+    where="--network $(current_setting KORMED_NETWORK)"
+    if "$ENGINE" exec kormed true 2>/dev/null; then
+        where="--network container:kormed --pid container:kormed"
+    fi
+    in_image "$where" doctor --port "$(current_setting KORMED_PORT)"
+}
 
 uninstall() {
     choose_engine
