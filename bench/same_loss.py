@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from plain_trl import plain_trl
+
 ROOT = Path(__file__).parent.parent
 RUNS = {
     "TRL": {"seed": 42},
@@ -68,48 +70,10 @@ def losses(name: str, base: Path, steps: int, folder: Path) -> dict[str, Any]:
 def _trl(
     base: Path, rows: list[Any], _: list[Any], config: Any, folder: Path, tokenizer: Any
 ) -> Any:
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
-
-    from kormed_edge.nf4 import load_nf4
-
-    arguments = SFTConfig(
-        output_dir=str(folder),
-        max_steps=config.max_steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_ratio,
-        weight_decay=config.weight_decay,
-        max_length=config.max_length,
-        optim=config.optimizer,
-        use_cpu=True,
-        bf16=True,
-        seed=config.seed,
-        data_seed=42,
-        completion_only_loss=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    return SFTTrainer(
-        model=load_nf4(base, training=True),
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=lora,
-    )
+    return plain_trl(
+        base, rows, config, folder, tokenizer,
+        use_cpu=True, data_seed=42, completion_only_loss=False, dataloader_pin_memory=False,
+    )  # fmt: skip
 
 
 def _validation(trainer: Any, base: Path, valid: list[Any]) -> float:

@@ -116,46 +116,14 @@ def _watch(trainer: Any) -> tuple[list[Any], list[Any]]:
 def _trl(
     base: Path, _: str, rows: list[Any], steps: int, folder: Path, overrides: list[str]
 ) -> Any:
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+    from plain_trl import plain_trl
 
     from kormed_edge.config import TrainConfig
-    from kormed_edge.nf4 import load_nf4, load_tokenizer
+    from kormed_edge.nf4 import load_tokenizer
 
-    config = TrainConfig()
-    arguments = SFTConfig(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=1,
-        weight_decay=config.weight_decay,
-        max_length=config.max_length,
-        optim=config.optimizer,
-        bf16=True,
-        logging_steps=5,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        **dict(override.split("=") for override in overrides),
-    )
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    return SFTTrainer(
-        model=load_nf4(base, training=True),
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=load_tokenizer(base),
-        peft_config=lora,
-    )
+    config = TrainConfig(max_steps=steps)
+    given = dict(override.split("=") for override in overrides)
+    return plain_trl(base, rows, config, folder, load_tokenizer(base), **given)
 
 
 def _kit(

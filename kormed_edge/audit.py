@@ -26,10 +26,10 @@ from kormed_edge.audit_file import (
     genesis,
     lock,
     open_log,
-    transaction,
 )
 from kormed_edge.audit_prune import anchors, prune_older
 from kormed_edge.phi import find_phi, mask
+from kormed_edge.transaction import transaction
 
 LOG = logging.getLogger(__name__)
 Prompt = str | Sequence[Any]

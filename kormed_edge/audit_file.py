@@ -10,13 +10,14 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 from kormed_edge.audit_chain import Place, canonical
 from kormed_edge.errors import KormedError
+from kormed_edge.transaction import transaction
 
 APPLICATION = 0x6B6D6175
 SCHEMA = 1
@@ -204,20 +205,6 @@ def meta(connection: sqlite3.Connection) -> tuple[str, str]:
 def genesis(connection: sqlite3.Connection, table: str) -> Place:
     """Where a table's chain begins; every log has its own beginning."""
     return Place(0, sha256(canonical([table, *meta(connection)])).hexdigest())
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # SQLite may have rolled back by itself, as it does when the disk is full.
-        if connection.in_transaction:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-        raise
 
 
 @contextmanager

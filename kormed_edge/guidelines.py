@@ -26,8 +26,8 @@ from kormed_edge.guidelines_file import (
     errors_of,
     open_to_read,
     open_to_write,
-    transaction,
 )
+from kormed_edge.transaction import transaction
 
 RELEVANT = 0.7
 LIMIT = 5

@@ -3,11 +3,12 @@
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from kormed_edge.errors import KormedError
 from kormed_edge.home import home
+from kormed_edge.transaction import transaction
 
 APPLICATION = 0x6B6D676C
 SCHEMA = 1
@@ -102,18 +103,3 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, may_make: bool) -> N
             f"{path} is no index of guidelines, or one of another version of the kit",
             "the file of `kormed guidelines add`", "--index with a new file, then add again",
         )  # fmt: skip
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of it or, whatever happens, nothing."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # SQLite may have rolled back by itself, as it does when the disk is full.
-        if connection.in_transaction:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-        raise

@@ -15,7 +15,7 @@ two packs of 2,160 tokens a step the padding is 3 %."""
 def compile_layers(model: Any) -> None:
     """Compile each decoder layer with torch's inductor; all layers share one compiled graph.
 
-    Saves: two thirds of the kernels, and writing out what lies between them. Sizes are fixed:
+    Saves: most of the small kernels, and writing out what lies between them. Sizes are fixed:
     with a symbolic number of tokens inductor took minutes to compile one layer.
     """
     torch._dynamo.config.recompile_limit = 64

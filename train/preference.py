@@ -4,8 +4,6 @@ Source: Rafailov et al. 2023, Direct Preference Optimization.
 """
 
 import math
-import resource
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,13 +13,13 @@ from typing import Any
 
 from kormed_edge.config import DpoConfig
 from kormed_edge.errors import TrainError
-from kormed_edge.manifest import write_json
 from kormed_edge.nf4 import load_nf4, load_tokenizer
 from kormed_edge.progress import Update, ignore
+from train.adapter_folder import write_adapter
+from train.arguments import CHECKPOINTS, trainer_arguments
 from train.pairs import Pair, encode_pairs, split_pairs
-from train.resuming import last_checkpoint, progress_callback, write_log
+from train.resuming import last_checkpoint, progress_callback
 
-CHECKPOINTS = "checkpoints"
 REMEDY = "lower dpo.learning_rate, and look at the pairs of that step"
 
 
@@ -122,70 +120,22 @@ def _require_rows(rows: Sequence[Any], valid_rows: Sequence[Any], max_length: in
 
 
 def _dpo_config(config: DpoConfig, folder: Path) -> Any:
-    import torch
     from trl import DPOConfig  # type: ignore[attr-defined]
 
     return DPOConfig(
-        output_dir=str(folder / CHECKPOINTS),
+        **trainer_arguments(config, folder),
         beta=config.beta,
         loss_type=[config.loss],
         label_smoothing=config.label_smoothing,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_ratio,  # a share of all steps when below 1
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        max_length=config.max_length,
-        optim=config.optimizer,
         gradient_checkpointing=config.gradient_checkpointing,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        data_seed=config.seed,
-        logging_steps=config.log_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # it would hide what `progress_callback` looks for
-        eval_strategy="steps",
-        eval_steps=config.eval_steps,
-        save_strategy="steps",
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
 def _write_results(trainer: Any, base: Path, folder: Path, seconds: float) -> None:
     from train.margin_figure import draw_margins
-    from train.qlora import TOKENIZER_FILES
 
-    # "auto" would ask the hub whether the vocabulary was resized (peft#1452); it never is here.
-    trainer.model.save_pretrained(
-        str(folder), selected_adapters=["default"], save_embedding_layers=False
-    )
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    for path in (path for pattern in TOKENIZER_FILES for path in base.glob(pattern)):
-        shutil.copyfile(path, folder / path.name)
-    write_log(folder / "log.jsonl", trainer.state.log_history)
     draw_margins(trainer.state.log_history, folder / "loss.png")
-    write_json(folder / "memory.json", _memory(seconds))
-    shutil.rmtree(folder / CHECKPOINTS)
-
-
-def _memory(seconds: float) -> dict[str, Any]:
-    import torch
-
-    memory: dict[str, Any] = {
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "train_seconds": round(seconds, 1),
-    }
-    if torch.cuda.is_available():
-        memory["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
-        memory["peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
-    return memory
+    write_adapter(trainer, base, folder, {"train_seconds": round(seconds, 1)})

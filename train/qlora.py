@@ -4,8 +4,6 @@ Sources: Dettmers et al. 2023 (NF4, double quantization); Song & Erdenebayar 202
 """
 
 import math
-import resource
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,24 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from kormed_edge.config import TrainConfig
 from kormed_edge.errors import TrainError
-from kormed_edge.manifest import write_json
 from kormed_edge.nf4 import load_nf4, load_tokenizer
 from kormed_edge.progress import Update, ignore
 from kormed_edge.ranks import this_rank
 from kormed_edge.records import Record
+from train.adapter_folder import write_adapter
+from train.arguments import CHECKPOINTS, trainer_arguments
 from train.dataset import encode_records
 from train.memory import expected_peak, out_of_memory
-from train.resuming import last_checkpoint, progress_callback, require_finite, write_log
+from train.resuming import last_checkpoint, progress_callback, require_finite
 from train.tensorboard import tensorboard_callback
 
 if TYPE_CHECKING:
     from train.trainer import PackTrainer
-
-CHECKPOINTS = "checkpoints"
-TOKENIZER_FILES = (
-    "tokenizer*", "chat_template*", "vocab.json", "merges.txt", "added_tokens.json",
-    "special_tokens_map.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -226,41 +219,16 @@ def _steps(config: TrainConfig, samples: int) -> int:
 
 
 def _sft_config(config: TrainConfig, folder: Path) -> Any:
-    import torch
     from trl import SFTConfig  # type: ignore[attr-defined]
 
     return SFTConfig(
-        output_dir=str(folder / CHECKPOINTS),
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
+        **trainer_arguments(config, folder),
         per_device_train_batch_size=samples_per_rank(config),
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,  # the ranks' dropout masks differ
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_ratio,  # a share of all steps when below 1
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        max_length=config.max_length,
-        optim=config.optimizer,
         gradient_checkpointing=False,  # `recompute_layers` decides for each layer
         completion_only_loss=config.loss == "answer",
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        data_seed=config.seed,
-        logging_steps=config.log_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # it would hide what `_progress_callback` looks for
-        eval_strategy="steps",
-        eval_steps=config.eval_steps,
-        save_strategy="steps",
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        report_to=[],
-        disable_tqdm=True,
         remove_unused_columns=False,  # a step's samples are named by their ids
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -286,29 +254,11 @@ def _progress(trainer: "PackTrainer", on_step: Update, steps: int, folder: Path)
 def _write_results(trainer: Any, base: Path, folder: Path, plan: Plan, seconds: float) -> None:
     from train.loss_figure import draw_loss
 
-    # "auto" would ask the hub whether the vocabulary was resized (peft#1452); it never is here.
-    trainer.model.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    for path in (path for pattern in TOKENIZER_FILES for path in base.glob(pattern)):
-        if path.is_file():
-            shutil.copyfile(path, folder / path.name)
-    write_log(folder / "log.jsonl", trainer.state.log_history)
     draw_loss(trainer.state.log_history, folder / "loss.png")
-    write_json(folder / "memory.json", _memory(plan, seconds, trainer.tokens_per_second()))
-    shutil.rmtree(folder / CHECKPOINTS)
-
-
-def _memory(plan: Plan, seconds: float, speed: float) -> dict[str, Any]:
-    import torch
-
-    memory: dict[str, Any] = {
+    memory = {
         "weights_bytes": plan.weights_bytes,
         "expected_peak_bytes": plan.expected_peak_bytes,
-        "tokens_per_second": round(speed, 1),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "tokens_per_second": round(trainer.tokens_per_second(), 1),
         "train_seconds": round(seconds, 1),
     }
-    if torch.cuda.is_available():
-        memory["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
-        memory["peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
-    return memory
+    write_adapter(trainer, base, folder, memory)
