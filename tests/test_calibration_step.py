@@ -101,3 +101,9 @@ def test_empty_validation_split_leaves_no_calibration(run: Path, tmp_path: Path)
     (run / "data" / "valid.jsonl").write_text("")
     assert calibrate_arms(run, [ARM], tmp_path, config()) == {}
     assert not (tmp_path / "calibration-Q8_0.json").exists()
+
+
+def test_a_limited_evaluation_asks_no_more_validation_items(run: Path, tmp_path: Path) -> None:
+    calibrate_arms(run, [ARM], tmp_path, config(limit=1))
+    answers = read_predictions(tmp_path / "valid-gguf-Q8_0.jsonl")
+    assert [answer["qa_id"] for answer in answers] == ["a"]

@@ -26,8 +26,7 @@ def write_adapter(trainer: Any, base: Path, folder: Path, memory: dict[str, Any]
     )
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     for path in (path for pattern in TOKENIZER_FILES for path in base.glob(pattern)):
-        if path.is_file():
-            shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(path, folder / path.name)
     write_log(folder / "log.jsonl", trainer.state.log_history)
     write_json(folder / "memory.json", memory | _peaks())
     shutil.rmtree(folder / CHECKPOINTS)
