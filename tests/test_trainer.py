@@ -119,13 +119,13 @@ def test_every_pass_has_masks_of_its_own(base: Path, tmp_path: Path) -> None:
     config = TrainConfig(**CONFIG)
     trainer = make_trainer(base, ROWS, ROWS[:2], config, tmp_path, load_tokenizer(base))
     seeds: list[int] = []
-    learn = trainer._learn
+    learn = trainer._forward_backward
 
     def noting(pack: Any) -> Any:
         seeds.append(int(trainer.dropout_seed._value))
         return learn(pack)
 
-    trainer._learn = noting
+    trainer._forward_backward = noting  # type: ignore[method-assign]
     trainer.train()
     assert len(set(seeds)) == len(seeds) == 4 * 4
 

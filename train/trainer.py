@@ -1,17 +1,19 @@
 """TRL's SFTTrainer over packs: the same samples an optimizer step, in fewer and fuller passes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
+from bitsandbytes.optim.adamw import AdamW
 from trl import SFTTrainer  # type: ignore[attr-defined]
 
 from train.dropout import DropoutSeed
 from train.graphs import Pack, Pass, PassGraphs
 from train.loss import summed_cross_entropy
+from train.optimizer import QueuedAdamW
 from train.packing import IGNORED, PackCollator
 
 
@@ -40,19 +42,21 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
         self._started = time.monotonic()
         self._recent: list[Step] = []
         self._scale = torch.ones((), device=self.accelerator.device)
-        self._learn: Pass = self._forward_backward
-        self._judge: Pass = self._forward
+        self._run: Callable[[Pass, Pack], torch.Tensor] = _run_plainly
         self._gradients: list[torch.Tensor] = []
 
     def replay_passes(self) -> None:
         """Replay every pass as a CUDA graph; for a single rank, since ranks exchange gradients
         within the backward pass."""
         model: Any = self.model
-        pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
-        layers = model.get_base_model().model
-        self._learn = PassGraphs(self._forward_backward, layers, pool, stream)
-        self._judge = PassGraphs(self._forward, layers, pool, stream)
+        self._run = PassGraphs(model.get_base_model().model)
         self._gradients = [torch.zeros_like(p) for p in self._trainable()]
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
+        optimizer, settings = SFTTrainer.get_optimizer_cls_and_kwargs(args, model)
+        waits = optimizer is AdamW and not settings.get("is_paged")
+        return (QueuedAdamW if waits else optimizer), settings
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -69,7 +73,7 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
             last = index == len(packs) - 1
             # Ranks exchange gradients once a step, however many packs each of them has.
             with nullcontext() if last else self.accelerator.no_sync(model):
-                losses.append(self._learn(pack))
+                losses.append(self._run(self._forward_backward, pack))
         loss = torch.stack(losses).sum()
         self._recent.append(Step(self.state.global_step + 1, loss, inputs["ids"]))
         return loss
@@ -119,7 +123,7 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
         for rows in self._own_share(eval_dataset or self.eval_dataset):
             batch = self._prepare_inputs(self.data_collator(rows))
             for pack in batch["packs"]:
-                sums[0] += self._judge(pack)
+                sums[0] += self._run(self._forward, pack)
             sums[1] += (batch["labels"] != IGNORED).sum()
         total, count = self.accelerator.reduce(sums).tolist()
         metrics = {f"{metric_key_prefix}_loss": total / count}
@@ -148,6 +152,10 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
         for name, parameter in model.named_parameters():
             if name in dtypes:
                 parameter.data = parameter.data.to(dtypes[name])
+
+
+def _run_plainly(run: Pass, pack: Pack) -> torch.Tensor:
+    return run(pack)
 
 
 def _summed_loss(
