@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.answering import answer_all
-from eval.arms import GGUF_PREFIX, gguf_files
+from eval.arms import gguf_files
 from eval.calibrating import calibrate, measure
 from eval.predictions import file_name, read_predictions
 from eval.protocol import kit
@@ -66,4 +66,4 @@ def measure_arms(calibrations: dict[str, Calibration], folder: Path) -> dict[str
 
 
 def _file(folder: Path, arm: str) -> Path:
-    return folder / calibration_file(arm.removeprefix(GGUF_PREFIX))
+    return folder / calibration_file(arm)

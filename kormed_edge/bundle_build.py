@@ -232,7 +232,7 @@ def finish(
 
 def _calibration(order: Order, model_sha256: str) -> dict[str, bytes]:
     """How sure the model may be, beside it, where `kormed serve` looks; none if it has none."""
-    path = order.run / "eval" / calibration_file(order.type)
+    path = order.run / "eval" / calibration_file(f"gguf:{order.type}")
     if not path.is_file():
         return {}
     content = path.read_bytes()

@@ -1,7 +1,8 @@
 """How sure a model is, as a share of right answers: what its validation split taught about it.
 
-A calibration belongs to one GGUF, by SHA-256. `kormed eval` writes it and this reads it:
-`eval/calibration-TYPE.json` of a run, `model/calibration.json` of a bundle.
+A calibration belongs to one GGUF, or one with an adapter over it, by SHA-256. `kormed eval` writes
+it and this reads it: `eval/calibration-TYPE.json` of a run, `calibration.json` beside the model, or
+beside the adapter, in a bundle.
 """
 
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ class Calibration(_Frozen):
 
     schema_version: Literal[1] = 1
     model_sha256: str = Field(pattern=_SHA256)
+    adapter_sha256: str | None = Field(None, pattern=_SHA256, description="what answered over it")
     options: OptionScale | None
     text: TextScale | None
     threshold: float = Field(ge=0, le=1, description="an answer below it carries a warning")
@@ -99,12 +101,14 @@ def level_of(confidence: float, threshold: float = LOW_CONFIDENCE) -> Level:
     return HIGH if confidence >= HIGH_CONFIDENCE else MODERATE
 
 
-def calibration_file(type_: str) -> str:
-    """Name of a type's calibration in the folder of `kormed eval`."""
-    return f"calibration-{type_}.json"
+def calibration_file(arm: str) -> str:
+    """Name of an arm's calibration in the folder of `kormed eval`: gguf:Q4_K_M, lora:Q4_K_M."""
+    return f"calibration-{arm.removeprefix('gguf:').replace(':', '-')}.json"
 
 
-def read_calibration(path: Path, model_sha256: str) -> Calibration:
+def read_calibration(
+    path: Path, model_sha256: str, adapter_sha256: str | None = None
+) -> Calibration:
     """A model's calibration; `EngineError` if the file is not one, or is another model's."""
     try:
         calibration = Calibration.model_validate_json(path.read_bytes())
@@ -113,35 +117,44 @@ def read_calibration(path: Path, model_sha256: str) -> Calibration:
             f"{path} is not a calibration of this kit: {error}", "calibration schema 1",
             "copy the file again, or: kormed eval --force",
         ) from None  # fmt: skip
-    if calibration.model_sha256 != model_sha256:
+    found = (calibration.model_sha256, calibration.adapter_sha256)
+    if found != (model_sha256, adapter_sha256):
         raise EngineError(
-            f"{path} is of the model {calibration.model_sha256}", model_sha256,
+            f"{path} is of the model {_both(*found)}", _both(model_sha256, adapter_sha256),
             "evaluate this model: kormed eval --force; or remove the file",
         )  # fmt: skip
     return calibration
 
 
-def find_calibration(model: Path, model_sha256: str) -> Calibration | None:
-    """What stands with a GGUF: beside it, as in a bundle, or in the eval/ of its run.
+def find_calibration(
+    file: Path, model_sha256: str, adapter_sha256: str | None = None
+) -> Calibration | None:
+    """What stands with a GGUF, or with an adapter's: beside it, as in a bundle, or in the eval/ of
+    its run.
 
     None if there is none, or only such as were made of an earlier export. Raises `EngineError` for
     one that is damaged, and for one beside it that is another model's.
     """
-    beside = model.parent / BUNDLED
+    beside = file.parent / BUNDLED
     if beside.is_file():
-        return read_calibration(beside, model_sha256)
-    evaluated = model.parent.parent / "eval"
-    if model.parent.name != "gguf" or not (evaluated / MANIFEST).is_file():
+        return read_calibration(beside, model_sha256, adapter_sha256)
+    evaluated = file.parent.parent / "eval"
+    if file.parent.name != "gguf" or not (evaluated / MANIFEST).is_file():
         return None
     for path in sorted(evaluated.glob(calibration_file("*"))):
-        if _names(path, model_sha256):
+        if _names(path, model_sha256, adapter_sha256):
             _require_whole(path)
-            return read_calibration(path, model_sha256)
+            return read_calibration(path, model_sha256, adapter_sha256)
     return None
 
 
-def _names(path: Path, model_sha256: str) -> bool:
-    return model_sha256.encode() in path.read_bytes()
+def _both(model: str, adapter: str | None) -> str:
+    return f"{model} with the adapter {adapter}" if adapter else model
+
+
+def _names(path: Path, *digests: str | None) -> bool:
+    content = path.read_bytes()
+    return all(digest.encode() in content for digest in digests if digest)
 
 
 def _require_whole(path: Path) -> None:

@@ -22,7 +22,7 @@ from kormed_edge.calibration import (
 from kormed_edge.errors import EngineError
 from kormed_edge.runs import open_stage
 
-MODEL, OTHER = "ab" * 32, "cd" * 32
+MODEL, OTHER, LORA = "ab" * 32, "cd" * 32, "ef" * 32
 
 
 def calibration(**changes: Any) -> Calibration:
@@ -112,7 +112,8 @@ def make_run(run: Path, *models: str) -> Path:
     with open_stage(run, "eval", {}) as draft:
         assert draft is not None
         for i, model in enumerate(models):
-            write(draft.folder / calibration_file(f"Q{i}_0"), model_sha256=model)
+            write(draft.folder / calibration_file(f"gguf:Q{i}_0"), model_sha256=model)
+        write(draft.folder / calibration_file("lora:Q8_0"), model_sha256=MODEL, adapter_sha256=LORA)
     (run / "gguf").mkdir()
     return run / "gguf" / "r-Q8_0.gguf"
 
@@ -120,12 +121,29 @@ def make_run(run: Path, *models: str) -> Path:
 def test_calibration_is_found_in_the_run_by_the_model_s_hash(tmp_path: Path) -> None:
     model = make_run(tmp_path / "r", OTHER, MODEL)
     assert find_calibration(model, MODEL) == calibration()
-    assert find_calibration(model, "ef" * 32) is None
+    assert find_calibration(model, "01" * 32) is None
+
+
+def test_adapter_has_a_calibration_of_its_own(tmp_path: Path) -> None:
+    model = make_run(tmp_path / "r", MODEL)
+    adapter = model.with_name("adapter.gguf")
+    assert find_calibration(adapter, MODEL, LORA) == calibration(adapter_sha256=LORA)
+    assert find_calibration(adapter, OTHER, LORA) is None
+    assert find_calibration(model, MODEL) == calibration()
+
+
+def test_calibration_beside_an_adapter_must_be_of_both(tmp_path: Path) -> None:
+    write(tmp_path / BUNDLED, adapter_sha256=LORA)
+    adapter = tmp_path / "adapter.gguf"
+    assert find_calibration(adapter, MODEL, LORA) == calibration(adapter_sha256=LORA)
+    for model, lora in ((OTHER, LORA), (MODEL, OTHER), (MODEL, None)):
+        with pytest.raises(EngineError, match="with the adapter"):
+            find_calibration(adapter, model, lora)
 
 
 def test_calibration_that_was_changed_after_its_stage_is_refused(tmp_path: Path) -> None:
     model = make_run(tmp_path / "r", MODEL)
-    write(tmp_path / "r" / "eval" / calibration_file("Q0_0"), threshold=0.0)
+    write(tmp_path / "r" / "eval" / calibration_file("gguf:Q0_0"), threshold=0.0)
     with pytest.raises(EngineError, match=r"calibration-Q0_0.json is not the file of its manifest"):
         find_calibration(model, MODEL)
 
