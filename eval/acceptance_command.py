@@ -29,7 +29,7 @@ def verify_on_site(asked: OnSite) -> Comparison:
     """Check the bundle, answer its acceptance set, compare, write and sign the report."""
     with progress("check: bytes") as update:
         bundle = open_site(asked.bundle, asked.key, on_bytes=_summing(update))
-    model = _model(bundle)
+    model, adapter = _model(bundle), _adapter(bundle)
     builder = _builder(bundle)
     sets = _sets(bundle, asked)
     config = EvalConfig.model_validate(builder.settings["eval"])
@@ -39,7 +39,7 @@ def verify_on_site(asked: OnSite) -> Comparison:
         answers: dict[Record, Prediction] = {}
         for known in sets:
             longest = _longest(known, config.max_new_tokens)
-            answers |= _answer(known, model, folder, longest, slots)
+            answers |= _answer(known, model, folder, longest, slots, adapter)
         items = [item for known in sets for item in known.items]
         compared = compare(items, answers, site_thresholds())
         result = {
@@ -64,6 +64,12 @@ def _model(bundle: Bundle) -> Path:
             "install it; then kormed verify --acceptance without --bundle",
         )  # fmt: skip
     return path
+
+
+def _adapter(bundle: Bundle) -> Path | None:
+    """What an update brings over the model."""
+    delta = bundle.description.delta
+    return bundle.folder / delta.adapter.file if delta else None
 
 
 def _builder(bundle: Bundle) -> Manifest:
@@ -116,7 +122,7 @@ def _longest(known: SealedSet, default: int) -> int:
 
 
 def _answer(
-    known: SealedSet, model: Path, folder: Path, longest: int, slots: int
+    known: SealedSet, model: Path, folder: Path, longest: int, slots: int, adapter: Path | None
 ) -> dict[Record, Prediction]:
     """This machine's answers to a set, those of an earlier attempt among them."""
     from eval.arms import answer_with_gguf
@@ -128,7 +134,7 @@ def _answer(
     before = len(records) - len(left)
     if left:
         with progress(f"verify: {known.name}", len(records)) as update:
-            answers = answer_with_gguf(model, left, kit(longest), slots)
+            answers = answer_with_gguf(model, left, kit(longest), slots, adapter)
             for count in append_predictions(path, answers):
                 update(before + count)
     found = {row["qa_id"]: row for row in read_predictions(path)}

@@ -77,12 +77,14 @@ def _changed(change: Changed, set_of: Mapping[Any, str]) -> dict[str, Any]:
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:
     described, statement = bundle.description, bundle.statement
+    delta = described.delta
     return {
         "name": statement.name, "version": statement.version, "verified": statement.verified,
         "signed": statement.signed, "sums": statement.sums,
         "base": described.base.id if described.base else None,
         "gate": described.gate.model_dump(mode="json"),
         "model": described.model.model_dump(mode="json", exclude={"parts"}),
+        "adapter": delta.adapter.model_dump(mode="json", exclude={"parts"}) if delta else None,
         "image": described.image.model_dump(mode="json", exclude={"parts"}),
         "manifests": described.manifests,
     }  # fmt: skip

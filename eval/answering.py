@@ -10,6 +10,7 @@ from eval.arms import (
     HuggingFaceArms,
     answer_with_gguf,
     gguf_files,
+    lora_files,
     merged_folder,
 )
 from eval.predictions import (
@@ -25,6 +26,7 @@ from kormed_edge.manifest import read_manifest
 from kormed_edge.progress import Update, ignore, progress
 from kormed_edge.ranks import Rank, everywhere, this_rank
 from kormed_edge.records import Record
+from kormed_edge.runs import ADAPTER_GGUF
 
 
 def answer_all(
@@ -87,6 +89,7 @@ def _answer(work: _Work) -> None:
     """
     rank = this_rank()
     models = gguf_files(work.run / "gguf")
+    under = lora_files(work.run)
     loaded: dict[bool, HuggingFaceArms] = {}  # one, by whether it is the merged model
     for arm, path in work.files.items():
         left = share(work.left[arm], rank.index, rank.count)
@@ -94,6 +97,9 @@ def _answer(work: _Work) -> None:
             continue
         if arm in models:
             answers = answer_with_gguf(models[arm], left, work.protocol, work.slots)
+        elif arm in under:
+            adapter = work.run / "gguf" / ADAPTER_GGUF
+            answers = answer_with_gguf(under[arm], left, work.protocol, work.slots, adapter)
         else:
             if (arm == MERGED) not in loaded:
                 loaded = {arm == MERGED: _load(work.run, arm)}

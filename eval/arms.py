@@ -2,7 +2,9 @@
 
 `base` and `adapter` are Hugging Face models in NF4, the way the adapter was trained; `merged` is
 the merged folder in bf16, where the export kept it; `gguf:*` run in the edge engine, the same
-that serves. What `adapter` and `merged` differ in, merging cost; the rest is quantization.
+that serves. What `adapter` and `merged` differ in, merging cost; the rest is quantization. `lora:*`
+are what an update makes of an installed bundle: a GGUF of the export that the adapter was trained
+on, and the adapter over it.
 """
 
 import time
@@ -16,53 +18,73 @@ from eval.protocol import Protocol
 from kormed_edge.calibration import mean_logprob
 from kormed_edge.engine import Engine
 from kormed_edge.errors import EvalError
+from kormed_edge.manifest import MANIFEST, read_manifest
 from kormed_edge.prompt_tokens import PromptTokens, open_tokens
 from kormed_edge.prompts import END, SYSTEM_MESSAGE, question_messages
 from kormed_edge.records import MULTIPLE_CHOICE, Record
 from kormed_edge.request import Request
+from kormed_edge.runs import ADAPTER_GGUF
 
 if TYPE_CHECKING:
     import torch
 
 NF4_ARMS = ("base", "adapter")
 MERGED = "merged"
-GGUF_PREFIX = "gguf:"
+GGUF_PREFIX, LORA_PREFIX = "gguf:", "lora:"
+_OVER = "over"  # an engine wants a name for its adapter
 GROUP_TURNS = 4
 """Items of a GGUF arm that one slot has in a group. A stop loses the group under way."""
 
 
 def gguf_files(folder: Path) -> dict[str, Path]:
     """Arm name to file for every model GGUF of a run: NAME-Q8_0.gguf is the arm gguf:Q8_0."""
-    from kormed_edge.manifest import read_manifest
+    return {f"{GGUF_PREFIX}{type_}": file for type_, file in _models(folder).items()}
 
-    models: dict[str, str] = read_manifest(folder).settings["models"]
-    return {f"{GGUF_PREFIX}{type_}": folder / name for type_, name in models.items()}
+
+def lora_files(run: Path) -> dict[str, Path]:
+    """Arm name to the model under the adapter, for every GGUF of the export that the adapter was
+    trained on. None if that was no GGUF of an export."""
+    if not (run / "gguf" / ADAPTER_GGUF).is_file():
+        return {}
+    base = Path(str(read_manifest(run / "adapter").settings["base"]))
+    if base.suffix != ".gguf" or not (base.parent / MANIFEST).is_file():
+        return {}
+    return {f"{LORA_PREFIX}{type_}": file for type_, file in _models(base.parent).items()}
+
+
+def _models(folder: Path) -> dict[str, Path]:
+    models: dict[str, str] = read_manifest(folder).settings.get("models", {})
+    return {type_: folder / name for type_, name in models.items()}
 
 
 def merged_folder(folder: Path) -> Path | None:
     """The merged Hugging Face folder of an export, if it was kept."""
-    from kormed_edge.manifest import read_manifest
-
     name = read_manifest(folder).settings.get("merged")
     return folder / name if name else None
 
 
-def choose_arms(wanted: Sequence[str] | None, folder: Path) -> list[str]:
-    """The wanted arms, or all that an export has; an arm that it lacks is an error."""
+def choose_arms(wanted: Sequence[str] | None, run: Path) -> list[str]:
+    """The wanted arms, or all that a run's export has; an arm that it lacks is an error."""
+    folder = run / "gguf"
     merged = [MERGED] if merged_folder(folder) else []
     known = [*NF4_ARMS, *merged, *gguf_files(folder)]
-    unknown = [arm for arm in wanted or () if arm not in known]
+    more = lora_files(run)  # for those who name them: another run's model answers
+    unknown = [arm for arm in wanted or () if arm not in (*known, *more)]
     if unknown:
         raise EvalError(
             f"eval.arms: {', '.join(unknown)} not in this run",
-            f"some of {', '.join(known)}",
+            f"some of {', '.join((*known, *more))}",
             "export it first: --set export.types=[...], or --keep-hf for merged",
         )
     return list(wanted or known)
 
 
 def answer_with_gguf(
-    model: Path, records: Sequence[Record], protocol: Protocol, slots: int
+    model: Path,
+    records: Sequence[Record],
+    protocol: Protocol,
+    slots: int,
+    adapter: Path | None = None,
 ) -> Iterator[Prediction]:
     """Answer `slots` items at once, in groups of `GROUP_TURNS` as many.
 
@@ -74,7 +96,10 @@ def answer_with_gguf(
         prompts = {record: tuple(_encode(tokens, record, protocol)) for record in records}
     context = max(map(len, prompts.values())) + protocol.max_new_tokens
     prefix = [SYSTEM_MESSAGE] if protocol.chat else []
-    with Engine(model, context=context, slots=slots, reuse=False, prefix=prefix) as engine:
+    adapters = {} if adapter is None else {_OVER: adapter}
+    with Engine(
+        model, adapters=adapters, context=context, slots=slots, reuse=False, prefix=prefix
+    ) as engine:
         size = slots * GROUP_TURNS
         for start in range(0, len(records), size):
             group = records[start : start + size]
@@ -92,6 +117,7 @@ def _answer_group(
             ids,
             protocol.max_new_tokens,
             stop=protocol.stop,
+            adapter=next(iter(engine.adapters), None),
             options=_option_tokens(engine, record) if protocol.chat else (),
             logprobs=0 if _is_free(record, protocol) else None,
         )

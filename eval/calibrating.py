@@ -69,12 +69,15 @@ def _is_right(item: ItemScore) -> bool:
 
 
 def calibrate(
-    predictions: Sequence[Mapping[str, Any]], model_sha256: str, threshold: float
-) -> Calibration:
-    """The calibration of a model from its answers to the validation split."""
+    predictions: Sequence[Mapping[str, Any]], model_sha256: str, threshold: float,
+    adapter_sha256: str | None = None,
+) -> Calibration:  # fmt: skip
+    """The calibration of a model, or of one with an adapter over it, from its answers to the
+    validation split."""
     choices, free = mark(predictions)
     return Calibration(
         model_sha256=model_sha256,
+        adapter_sha256=adapter_sha256,
         options=fit_options([answer.belief for answer in choices]) if choices else None,
         text=fit_text(free) if free else None,
         threshold=threshold,

@@ -6,23 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from eval.answering import answer_all
-from eval.arms import gguf_files
+from eval.arms import gguf_files, lora_files
 from eval.calibrating import calibrate, measure
 from eval.predictions import file_name, read_predictions
 from eval.protocol import kit
-from kormed_edge.calibration import Calibration, calibration_file, read_calibration
+from kormed_edge.calibration import Calibration, calibration_file
 from kormed_edge.config import EvalConfig
 from kormed_edge.errors import EvalError
-from kormed_edge.manifest import read_manifest, write_json
+from kormed_edge.manifest import read_manifest, sha256_file, write_json
 from kormed_edge.records import read_records
+from kormed_edge.runs import ADAPTER_GGUF
 
 VALID = "valid-"
 """Before the name of a predictions file: it is about the validation split."""
 
 
-def choose_calibrated(config: EvalConfig, arms: Sequence[str], gguf: Path) -> list[str]:
+def choose_calibrated(config: EvalConfig, arms: Sequence[str], run: Path) -> list[str]:
     """The GGUF arms to calibrate: those that are named, else the gate's candidate."""
-    known = gguf_files(gguf)
+    known = [*gguf_files(run / "gguf"), *lora_files(run)]
     if config.calibrate is None:
         return [arm for arm in arms if arm == config.gate.candidate and arm in known]
     unknown = [arm for arm in config.calibrate if arm not in known]
@@ -46,17 +47,15 @@ def calibrate_arms(
         run, arms, records, kit(config.max_new_tokens), folder,
         batch_size=config.batch_size, slots=config.slots, prefix=VALID,
     )  # fmt: skip
-    hashes = {
-        arm: read_manifest(run / "gguf").files[path.name].sha256
-        for arm, path in gguf_files(run / "gguf").items()
-    }
+    found = {}
     for arm in arms:
         answers = read_predictions(folder / f"{VALID}{file_name(arm)}")
-        fitted = calibrate(answers, hashes[arm], config.warn_below)
+        model, adapter = _digests(run, arm)
+        fitted = calibrate(answers, model, config.warn_below, adapter)
         if fitted.options or fitted.text:
-            write_json(_file(folder, arm), fitted.model_dump())
-    paths = {arm: _file(folder, arm) for arm in arms}
-    return {arm: read_calibration(p, hashes[arm]) for arm, p in paths.items() if p.is_file()}
+            write_json(folder / calibration_file(arm), fitted.model_dump())
+            found[arm] = fitted
+    return found
 
 
 def measure_arms(calibrations: dict[str, Calibration], folder: Path) -> dict[str, Any]:
@@ -65,5 +64,9 @@ def measure_arms(calibrations: dict[str, Calibration], folder: Path) -> dict[str
     return {arm: measure(found, calibrations[arm]) for arm, found in answers.items() if found}
 
 
-def _file(folder: Path, arm: str) -> Path:
-    return folder / calibration_file(arm)
+def _digests(run: Path, arm: str) -> tuple[str, str | None]:
+    """SHA-256 of the model that answers, and of the adapter over it."""
+    exported, under = read_manifest(run / "gguf").files, lora_files(run)
+    if arm in under:
+        return sha256_file(under[arm]), exported[ADAPTER_GGUF].sha256
+    return exported[gguf_files(run / "gguf")[arm].name].sha256, None

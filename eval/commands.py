@@ -10,9 +10,10 @@ from rich.table import Table
 from eval.acceptance_options import OnSite, acceptance_options
 from eval.items import choose_records
 from eval.predictions import file_name, read_predictions
+from kormed_edge.bundle_evidence import UNDER
 from kormed_edge.config import EvalConfig
 from kormed_edge.errors import StageError
-from kormed_edge.manifest import read_manifest, write_json
+from kormed_edge.manifest import read_manifest, sha256_file, write_json
 from kormed_edge.options import RUNS_DIR, RunOptions, run_options
 from kormed_edge.progress import Update, console, progress
 from kormed_edge.ranks import led
@@ -88,15 +89,16 @@ def verify_command(
 
 def evaluate(options: RunOptions) -> None:
     from eval.answering import answer_all
-    from eval.arms import choose_arms
+    from eval.arms import choose_arms, lora_files
     from eval.calibration_step import calibrate_arms, choose_calibrated, measure_arms
     from eval.protocol import kit
 
     config = options.config.values.eval
     options.show("eval")
     gguf = require_stage(options.run, "gguf")
-    arms = choose_arms(config.arms, gguf)
-    calibrated = choose_calibrated(config, arms, gguf)
+    arms = choose_arms(config.arms, options.run)
+    under = {arm: file for arm, file in lora_files(options.run).items() if arm in arms}
+    calibrated = choose_calibrated(config, arms, options.run)
     encoder = _encoder(config)
     settings = {"eval": config.model_dump(mode="json")}
     with open_stage(
@@ -109,6 +111,8 @@ def evaluate(options: RunOptions) -> None:
         source = read_manifest(gguf)
         draft.base, draft.seed = source.base, source.seed
         draft.facts["arms"] = arms
+        if under:
+            draft.facts[UNDER] = {arm: sha256_file(file) for arm, file in under.items()}
         records = choose_records(read_records(options.run / "data" / "test.jsonl"), config)
         answer_all(
             options.run, arms, records, kit(config.max_new_tokens), draft.folder,

@@ -30,6 +30,7 @@ from eval.report_words import GROUPS, HINTS, LABELS, SKIPPED, Words
 from eval.verdict import INCONCLUSIVE
 from kormed_edge.errors import StageError
 from kormed_edge.manifest import MANIFEST, Manifest, manifest_hash, read_manifest
+from kormed_edge.runs import ADAPTER_GGUF
 
 STAGES = ("data", "adapter", "gguf", "eval")
 OPEN_SOURCE = "samples"  # the one value of data.source whose texts a report may show
@@ -215,7 +216,9 @@ def _flips(folder: Path, verdict: Mapping[str, Any]) -> Flips | None:
 def _candidate_file(evidence: Evidence) -> dict[str, Any] | None:
     """Name, size and SHA-256 of the GGUF that the verdict is about."""
     manifest, arm = evidence.manifests["gguf"], evidence.verdict["candidate"]
-    name = manifest.settings.get("models", {}).get(arm.partition(":")[2])
+    kind, _, type_ = arm.partition(":")
+    models = manifest.settings.get("models", {})
+    name = ADAPTER_GGUF if kind == "lora" else models.get(type_)
     return {"name": name, **manifest.files[name].model_dump()} if name else None
 
 

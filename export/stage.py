@@ -30,8 +30,8 @@ from kormed_edge.manifest import write_json
 from kormed_edge.progress import progress
 from kormed_edge.prompts import question_prompt, record_messages, render_chatml
 from kormed_edge.records import read_records
+from kormed_edge.runs import ADAPTER_GGUF
 
-ADAPTER = "adapter.gguf"
 HF = "hf"
 
 
@@ -148,7 +148,7 @@ class Export:
     def _write_adapter(self) -> None:
         from export.adapter import write_adapter_gguf
 
-        path = self.folder / ADAPTER
+        path = self.folder / ADAPTER_GGUF
         written = write_adapter_gguf(self.base, self.adapter, path, self.provenance)
         self.checks.append(check_file(path, written.shapes))
 

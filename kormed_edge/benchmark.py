@@ -125,7 +125,7 @@ def _run(
     gguf = require_stage(run, "gguf")
     source = read_manifest(gguf)
     draft.base, draft.seed = source.base, source.seed
-    arms = choose_arms(wanted or None, gguf)
+    arms = choose_arms(wanted or None, run)
     result: dict[str, Any] = {"n": len(records)}
     for protocol in (kit(max_new_tokens), LM_EVAL):
         prefix = f"{protocol.name}-"

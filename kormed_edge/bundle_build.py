@@ -119,7 +119,7 @@ def create_bundle(
         order, gate, model, Image(**dict(image), reference=reference), acceptance=tuple(sets)
     )
     texts = {kept.file: content for kept, content in sets.items()} | chain_texts(order.run, CHAIN)
-    texts |= _calibration(order, model.sha256)
+    texts |= calibration_text(order.run, f"gguf:{order.type}", "model", model.sha256)
     finish(draft, described, texts, order, key, signed_at or datetime.now(UTC), on_bytes)
     draft.rename(final)
     return final
@@ -230,17 +230,20 @@ def finish(
     _sign(draft, described, key, at, on_bytes)
 
 
-def _calibration(order: Order, model_sha256: str) -> dict[str, bytes]:
-    """How sure the model may be, beside it, where `kormed serve` looks; none if it has none."""
-    path = order.run / "eval" / calibration_file(f"gguf:{order.type}")
+def calibration_text(
+    run: Path, arm: str, folder: str, model: str, adapter: str | None = None
+) -> dict[str, bytes]:
+    """How sure an arm's model may be, in the bundle's folder where `kormed serve` looks; none if a
+    run has none. `model` and `adapter` are their SHA-256."""
+    path = run / "eval" / calibration_file(arm)
     if not path.is_file():
         return {}
     content = path.read_bytes()
     entry = read_manifest(path.parent).files.get(path.name)
     if entry is None or entry.sha256 != sha256(content).hexdigest():
         raise BundleError(f"{path} is not the file of its manifest", remedy="kormed verify")
-    read_calibration(path, model_sha256)  # raises for another model's
-    return {f"model/{BUNDLED}": content}
+    read_calibration(path, model, adapter)  # raises for another model's
+    return {f"{folder}/{BUNDLED}": content}
 
 
 def _sign(

@@ -111,7 +111,7 @@ def create_command(
         if delta:
             folder = create_delta(order, delta, signer, out, on_bytes=_Adder(update))
         else:
-            gate = decide_gate(order.run, order.type)
+            gate = decide_gate(order.run, f"gguf:{order.type}")
             folder = create_bundle(order, gate, signer, out, on_bytes=_Adder(update))
     click.echo(folder)
     console.print(f"signed by {fingerprint(signer.public_key())}", highlight=False, soft_wrap=True)

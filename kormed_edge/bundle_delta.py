@@ -5,7 +5,8 @@ what the installer takes from the installed version. Some megabytes instead of g
 
 The adapter must have been trained on that bundle's own model, and the run's manifests show it: on
 the GGUF of the bundle itself, or on another one of the same export, such as the bf16 one. How well
-the two answer together no arm of the evaluation measures, so an update is never verified.
+the two answer together the arm `lora:TYPE` of the run's evaluation says: its gate makes an update
+verified, and its answers are the acceptance set.
 """
 
 from dataclasses import replace
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from kormed_edge.bundle import (
     FROM_BASE,
+    AcceptanceSet,
     Delta,
     Description,
-    GateResult,
     damage_error,
     format_sums,
     read_description,
@@ -28,22 +29,22 @@ from kormed_edge.bundle_blocks import OnBytes, find_damage
 from kormed_edge.bundle_build import (
     CHAIN,
     Order,
+    calibration_text,
     chain_texts,
     describe,
     finish,
     open_draft,
     place,
 )
-from kormed_edge.bundle_evidence import require_pass
+from kormed_edge.bundle_evidence import UNDER, acceptance_sets, decide_gate, require_pass
 from kormed_edge.calibration import BUNDLED
 from kormed_edge.errors import BundleError
 from kormed_edge.manifest import MANIFEST, Manifest, read_manifest
-from kormed_edge.runs import require_stage, verify_chain
+from kormed_edge.runs import ADAPTER_GGUF, require_stage
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-ADAPTER = "adapter.gguf"
 FOLDER = "adapter"
 _TAKEN = (f"model/{MANIFEST}", f"model/{BUNDLED}")
 
@@ -64,21 +65,24 @@ def create_delta(
     for an adapter that was trained on something else, and without `order.unverified`.
     """
     described, taken, sums = _read_base(base, key, on_bytes)
-    gate = _unmeasured(described.type)
+    arm = f"lora:{described.type}"
+    gate = decide_gate(order.run, arm)
     if not order.unverified:
         require_pass(gate, order.run.name)
-    _require_whole(order.run)
     gguf = require_stage(order.run, "gguf")
     _require_fit(gguf, base, described)
-    adapter = gguf / ADAPTER
+    sets = _sets(order, arm, described.model.sha256)
+    adapter = gguf / ADAPTER_GGUF
     draft, final = open_draft(order, gate, out, adapter.stat().st_size)
-    placed = place(adapter, draft, f"{FOLDER}/{ADAPTER}", None, on_bytes)
+    placed = place(adapter, draft, f"{FOLDER}/{ADAPTER_GGUF}", None, on_bytes)
     delta = Delta(base=f"{described.name}-{described.version}", base_sums=sums, adapter=placed)
     image = described.image.model_copy(update={"parts": ()})
     model = described.model.model_copy(update={"parts": ()})
     order = replace(order, type=described.type)
-    whole = describe(order, gate, model, image, delta=delta)
-    texts = chain_texts(order.run, {**CHAIN, "gguf": f"{FOLDER}/{MANIFEST}"})
+    whole = describe(order, gate, model, image, acceptance=tuple(sets), delta=delta)
+    texts = {kept.file: content for kept, content in sets.items()}
+    texts |= chain_texts(order.run, {**CHAIN, "gguf": f"{FOLDER}/{MANIFEST}"})
+    texts |= calibration_text(order.run, arm, FOLDER, model.sha256, placed.sha256)
     texts[FROM_BASE] = format_sums(taken)
     finish(draft, whole, texts, order, key, signed_at or datetime.now(UTC), on_bytes)
     draft.rename(final)
@@ -104,28 +108,31 @@ def _read_base(
     return described, taken | {file.file: file.sha256 for file in large}, statement.sums
 
 
-def _unmeasured(type_: str) -> GateResult:
-    why = "no arm of the evaluation answers with an installed file and an adapter beside it"
-    return GateResult(
-        reference="adapter", candidate=f"gguf:{type_}+adapter", outcome="INCONCLUSIVE",
-        reasons=(why,),
-    )  # fmt: skip
+def _sets(order: Order, arm: str, model: str) -> dict[AcceptanceSet, bytes]:
+    """The answers of the arm that an update is, as acceptance sets; none if it was not evaluated.
 
-
-def _require_whole(run: Path) -> None:
-    if problems := verify_chain(run):
-        shown = "\n  ".join(problems[:20])
+    `BundleError` if what answered under the adapter was another model than the base's.
+    """
+    answered = read_manifest(require_stage(order.run, "eval")).settings.get(UNDER, {}).get(arm)
+    if answered is None:
+        return {}
+    if answered != model:
         raise BundleError(
-            f"{run}: {len(problems)} difference(s) from its manifests:\n  {shown}",
-            "the files that the stages wrote", f"kormed verify --run {run.name}",
+            f"{arm} of {order.run} was answered with another model, {answered}", model,
+            "evaluate over the GGUF that the base carries: kormed eval --force",
         )  # fmt: skip
+    return acceptance_sets(
+        order.run, arm, benchmark=order.benchmark, include_restricted=order.include_restricted
+    )
 
 
 def _require_fit(gguf: Path, folder: Path, base: Description) -> None:
     """`BundleError` unless the adapter was trained on a GGUF of the base's export."""
     trained = read_manifest(gguf)
-    if ADAPTER not in trained.files:
-        raise BundleError(f"{gguf} has no {ADAPTER}", "the adapter as LoRA-GGUF", "kormed export")
+    if ADAPTER_GGUF not in trained.files:
+        raise BundleError(
+            f"{gguf} has no {ADAPTER_GGUF}", "the adapter as LoRA-GGUF", "kormed export"
+        )
     exported = Manifest.model_validate_json((folder / f"model/{MANIFEST}").read_bytes())
     revision = trained.base.revision if trained.base else None
     if revision not in {f"sha256:{entry.sha256}" for entry in exported.files.values()}:

@@ -17,6 +17,8 @@ from kormed_edge.records import Record
 from kormed_edge.runs import require_stage, verify_chain
 
 PASS = "PASS"
+UNDER = "under"
+"""In the manifest of an evaluation: SHA-256 of the model under the adapter, by `lora:` arm."""
 LICENCES = {"samples": "Apache-2.0", "kormedmcqa": "CC-BY-NC-2.0"}
 RESTRICTED_LICENCE = "not to be redistributed"
 _SUBJECTS = {"doctor", "nurse", "pharm", "dentist"}
@@ -27,10 +29,10 @@ _KEPT = (
 Item = dict[str, Any]
 
 
-def decide_gate(run: Path, type_: str) -> GateResult:
+def decide_gate(run: Path, arm: str) -> GateResult:
     """The gate, decided anew from a run whose files are all as its manifests say.
 
-    INCONCLUSIVE if it judged another arm than this GGUF. Raises `BundleError` for a damaged run.
+    INCONCLUSIVE if it judged another arm than this one. Raises `BundleError` for a damaged run.
     """
     from eval.commands import decide_from_files
     from kormed_edge.config import EvalConfig
@@ -44,8 +46,8 @@ def decide_gate(run: Path, type_: str) -> GateResult:
     folder = require_stage(run, "eval")
     config = EvalConfig.model_validate(read_manifest(folder).settings["eval"])
     gate = config.gate
-    if gate.candidate != f"gguf:{type_}":
-        other = f"it judged {gate.candidate}, not gguf:{type_}: set eval.gate.candidate"
+    if gate.candidate != arm:
+        other = f"it judged {gate.candidate}, not {arm}: set eval.gate.candidate"
         return GateResult(
             reference=gate.reference, candidate=gate.candidate, outcome="INCONCLUSIVE",
             reasons=(other,),

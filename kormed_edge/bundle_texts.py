@@ -50,7 +50,7 @@ def _service_env(described: Description) -> str:
         "MODEL": Path(described.model.file).name,
         "VERIFIED": "yes" if described.verified else "no",
         "BASE": delta.base if delta else "",
-        "ADAPTER": f"--adapter {own}=/bundle/{delta.adapter.file}" if delta else "",
+        "ADAPTER": _ADAPTER.format(own, delta.adapter.file) if delta else "",
         "NETWORK": "host",
         "PORT": "8080",
         "ENGINE_OPTIONS": "",
@@ -59,6 +59,7 @@ def _service_env(described: Description) -> str:
     return "".join(f"KORMED_{name}={value}\n" for name, value in settings.items())
 
 
+_ADAPTER = "--adapter {0}=/bundle/{1} --default-adapter {0}"
 _BANNER = (
     '<p class="unverified">미검증 (UNVERIFIED): 정확도 유지 검증을 통과하지 않은 묶음입니다. '
     "시험용이며 진료에 사용할 수 없습니다.</p>"
@@ -67,8 +68,8 @@ _BANNER = (
 
 _DELTA = (
     "<p><b>{0} 위에 설치하는 갱신(LoRA 어댑터)입니다.</b> {0}이(가) 이 서버에 설치되어 있어야 "
-    "하며, 모델과 이미지는 설치된 것을 씁니다. 요청의 <code>model</code>에 <code>{1}-{2}</code>를 "
-    "지정하면 어댑터가 답합니다.</p>"
+    "하며, 모델과 이미지는 설치된 것을 씁니다. 설치하면 어댑터 <code>{1}-{2}</code>가 답하고, "
+    "요청의 <code>model</code>에 <code>{3}</code>을(를) 지정하면 이전 모델이 답합니다.</p>"
 )
 
 
@@ -89,6 +90,7 @@ def _guide(described: Description, key: str) -> str:
             html.escape(described.delta.base),
             html.escape(shown["name"]),
             html.escape(shown["version"]),
+            html.escape(Path(model.file).stem),
         )
     return Template(_template("GUIDE.ko.html")).substitute(escaped, banner=banner)
 

@@ -214,7 +214,7 @@ class GateConfig(Thresholds):
     def _flips_by_type(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "max_flips" in data:
             return data
-        candidate = str(data.get("candidate", "")).removeprefix("gguf:")
+        candidate = str(data.get("candidate", "")).rpartition(":")[2]
         limit = FLIP_LIMITS.get(candidate)
         return data if limit is None else {**data, "max_flips": limit}
 
@@ -226,7 +226,9 @@ class GateConfig(Thresholds):
 
 
 class EvalConfig(Section):
-    arms: tuple[str, ...] | None = Field(None, description="null: base, adapter and every GGUF")
+    arms: tuple[str, ...] | None = Field(
+        None, description="null: base, adapter and every GGUF; lora:TYPE is an update of a run"
+    )
     max_new_tokens: int = Field(256, gt=0)
     batch_size: int = Field(64, gt=0, description="items a batch, Hugging Face arms")
     slots: int = Field(16, gt=0, description="items answered at once, GGUF arms")

@@ -30,6 +30,9 @@ from kormed_edge.manifest import (
     write_json,
 )
 
+ADAPTER_GGUF = "adapter.gguf"
+"""The adapter in a run's export, as llama.cpp reads it over a model."""
+
 STAGES = ("data", "sft", "adapter", "gguf", "eval", "report", "judge", "benchmark")
 COMMANDS = {
     "data": "data",

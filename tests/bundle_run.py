@@ -10,10 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from kormed_edge.bundle import GateResult
+from kormed_edge.bundle import GateResult, parse_sums
 from kormed_edge.bundle_build import Order, create_bundle
 from kormed_edge.bundle_delta import create_delta
 from kormed_edge.bundle_signing import make_keys, read_private_key
+from kormed_edge.calibration import Calibration
 from kormed_edge.manifest import BaseModelId
 from kormed_edge.runs import open_stage
 
@@ -51,9 +52,11 @@ def stage(
 
 
 def make_run(
-    run: Path, source: str = "samples", domain: str = "internal_medicine", base: str | None = None
-) -> Path:
-    """`base` is the revision of the model that was trained on."""
+    run: Path, source: str = "samples", domain: str = "internal_medicine", base: str | None = None,
+    under: str | None = None,
+) -> Path:  # fmt: skip
+    """`base` is the revision of the model that was trained on, `under` the SHA-256 of the one that
+    was evaluated with the adapter over it, calibrated too."""
     rows = [item(number, domain) for number in range(3)]
     fields = ("qa_id", "domain", "q_type", "question", "answer")
     records = jsonl({key: row[key] for key in fields} for row in rows)
@@ -63,7 +66,16 @@ def make_run(
     exported = {models["Q4_K_M"]: GGUF, "adapter.gguf": ADAPTER}
     stage(run, "gguf", exported, ("adapter",), base, models=models)
     answers = {name: jsonl(rows) for name in ("adapter.jsonl", "gguf-Q4_K_M.jsonl")}
-    stage(run, "eval", answers, ("data", "gguf"), eval={})
+    facts: dict[str, Any] = {}
+    if under is not None:
+        facts = {"under": {"lora:Q4_K_M": under}}
+        answers["lora-Q4_K_M.jsonl"] = jsonl(rows)
+        known = Calibration(
+            model_sha256=under, adapter_sha256=sha256(ADAPTER).hexdigest(), options=None, text=None,
+            threshold=0.5, fit_version="1",
+        )  # fmt: skip
+        answers["calibration-lora-Q4_K_M.json"] = known.model_dump_json().encode()
+    stage(run, "eval", answers, ("data", "gguf"), eval={}, **facts)
     stage(run, "report", {"index.html": b"<p>report"}, ("eval",))
     return run
 
@@ -75,6 +87,15 @@ def make_image(path: Path, tags: tuple[str, ...] = (REFERENCE,)) -> Path:
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
     return path
+
+
+def install_update(update: Path, base: Path) -> Path:
+    """What install.sh makes of an update's folder."""
+    for name in parse_sums((update / "FROM_BASE").read_bytes()):
+        (update / name).parent.mkdir(exist_ok=True)
+        (update / name).hardlink_to(base / name)
+    (update / "INSTALLED").touch()
+    return update
 
 
 class Workshop:
@@ -123,14 +144,14 @@ class Workshop:
         return create_bundle(order, gate, key, place, signed_at=at, on_bytes=on_bytes)
 
     def update(
-        self, base: Path, version: str = "4", *, trained_on: str | None = None, out: str = "out",
-        **changes: Any,
+        self, base: Path, version: str = "4", *, trained_on: str | None = None,
+        under: str | None = None, out: str = "out", **changes: Any,
     ) -> Path:  # fmt: skip
         """An update of a bundle; its adapter was trained on that bundle's GGUF unless told."""
         run = self.folder / "runs" / f"after-{trained_on or 'demo'}"
         if not run.exists():
             revision = trained_on or f"sha256:{sha256(GGUF).hexdigest()}"
-            make_run(run, base=revision)
+            make_run(run, base=revision, under=under)
         settings = {"run": run, "type": "", "image": None, "unverified": True, **changes}
         key = read_private_key(self.private)
         place = self.folder / out

@@ -67,3 +67,17 @@ def scripted_gguf(scripted_base: Path) -> Path:
     folder = scripted_base.parent / "gguf"
     nobody = Provenance(name="tiny", run="r", version="0", prompt="p")
     return write_gguf(scripted_base, None, folder / "tiny.gguf", nobody).path
+
+
+@pytest.fixture(scope="session")
+def scripted_lora(scripted_base: Path) -> Path:
+    """An adapter over it, as llama.cpp reads it, that makes it say other things."""
+    from tiny_models import make_adapter
+
+    from export.adapter import write_adapter_gguf
+    from export.convert import Provenance
+
+    folder = scripted_base.parent
+    adapter = make_adapter(scripted_base, folder / "adapter", lora_alpha=64)
+    nobody = Provenance(name="tiny", run="r", version="0", prompt="p")
+    return write_adapter_gguf(scripted_base, adapter, folder / "lora.gguf", nobody).path

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acceptance_run import ANSWER, make_workshop, prediction, read_result, record
+from acceptance_run import ANSWER, make_update, make_workshop, prediction, read_result, record
 from bundle_run import Workshop
 from bundle_tampers import flip
 from click.testing import CliRunner, Result
@@ -69,6 +69,21 @@ def test_a_machine_that_answers_otherwise_gets_3(scripted_gguf: Path, tmp_path: 
     assert result.exit_code == 3, result.output
     changed = read_result(workshop.folder / "site")["changed"]
     assert [(c["kind"], c["sealed_option"], c["option"]) for c in changed] == [("lost", 1, 3)] * 5
+
+
+def test_an_installed_update_answers_with_its_adapter(
+    workshop: Workshop, scripted_gguf: Path, scripted_lora: Path
+) -> None:
+    update = make_update(workshop, scripted_gguf, scripted_lora)
+    sealed = (update / "acceptance/test.jsonl").read_text(encoding="utf-8")
+    assert f'"output": "{ANSWER}"' not in sealed  # which is what the model says on its own
+    result = verify(workshop, update)
+    assert result.exit_code in (3, 4), result.output
+    report = read_result(workshop.folder / "site")
+    assert (report["items"]["identical"], report["items"]["total"]) == (5, 5)
+    assert report["bundle"]["adapter"]["file"] == "adapter/adapter.gguf"
+    page = (workshop.folder / "site" / "report.html").read_text("utf-8")
+    assert "adapter/adapter.gguf" in page
 
 
 @pytest.mark.parametrize(

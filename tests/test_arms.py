@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted_model import ANSWER
@@ -11,6 +12,7 @@ from eval.arms import (
     answer_with_gguf,
     choose_arms,
     gguf_files,
+    lora_files,
     merged_folder,
 )
 from eval.protocol import Protocol, kit
@@ -18,6 +20,7 @@ from kormed_edge.errors import EvalError
 from kormed_edge.manifest import MANIFEST, new_manifest, write_json
 from kormed_edge.prompts import question_prompt
 from kormed_edge.records import Record
+from kormed_edge.runs import ADAPTER_GGUF
 
 RECORDS = [
     Record(f"q{i}", "obgyn", "short_answer", "가장 먼저 할 검사는? " * i, "모의병")
@@ -109,36 +112,77 @@ def test_merged_folder_answers_like_the_model_in_it(scripted_base: Path) -> None
     assert {p["output"] for p in merged.answer("merged", RECORDS, kit(32), 3)} == {ANSWER}
 
 
-def export_to(folder: Path, **settings: str | None) -> Path:
+def export_to(run: Path, **settings: str | None) -> Path:
+    note(run, "gguf", models={"bf16": "r-bf16.gguf", "Q8_0": "r-Q8_0.gguf"}, **settings)
+    return run
+
+
+def note(run: Path, stage: str, **settings: Any) -> None:
+    """A stage of which there is the manifest alone."""
+    folder = run / stage
+    folder.mkdir(parents=True)
     manifest = new_manifest(
-        folder, stage="gguf", run="r", seconds=0, inputs={}, base=None, seed=None,
-        settings={"models": {"bf16": "r-bf16.gguf", "Q8_0": "r-Q8_0.gguf"}, **settings},
-    )  # fmt: skip
+        folder, stage=stage, run="r", seconds=0, inputs={}, base=None, seed=None, settings=settings
+    )
     write_json(folder / MANIFEST, manifest.model_dump())
-    return folder
 
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    return export_to(tmp_path, merged=None)
+    return export_to(tmp_path / "r", merged=None)
 
 
 def test_arms_of_a_run_are_the_models_of_its_manifest(exported: Path) -> None:
-    files = {"gguf:bf16": exported / "r-bf16.gguf", "gguf:Q8_0": exported / "r-Q8_0.gguf"}
-    assert gguf_files(exported) == files
+    folder = exported / "gguf"
+    files = {"gguf:bf16": folder / "r-bf16.gguf", "gguf:Q8_0": folder / "r-Q8_0.gguf"}
+    assert gguf_files(folder) == files
     assert choose_arms(None, exported) == ["base", "adapter", "gguf:bf16", "gguf:Q8_0"]
     assert choose_arms(["gguf:Q8_0"], exported) == ["gguf:Q8_0"]
 
 
 def test_merged_folder_is_an_arm_where_the_export_kept_it(tmp_path: Path) -> None:
-    exported = export_to(tmp_path, merged="hf")
-    assert merged_folder(exported) == exported / "hf"
+    exported = export_to(tmp_path / "r", merged="hf")
+    assert merged_folder(exported / "gguf") == exported / "gguf" / "hf"
     assert choose_arms(None, exported) == [*NF4_ARMS, "merged", "gguf:bf16", "gguf:Q8_0"]
 
 
 def test_arm_that_the_run_lacks_is_named(exported: Path) -> None:
     with pytest.raises(EvalError, match="gguf:Q9, merged not in this run"):
         choose_arms(["base", "gguf:Q9", "merged"], exported)
+
+
+@pytest.fixture
+def successor(exported: Path, tmp_path: Path) -> Path:
+    """A run whose adapter was trained on a GGUF of the first one."""
+    run = export_to(tmp_path / "after", merged=None)
+    (run / "gguf" / ADAPTER_GGUF).touch()
+    note(run, "adapter", base=str(exported / "gguf" / "r-bf16.gguf"))
+    return run
+
+
+def test_adapter_over_the_export_that_it_was_trained_on_is_an_arm_by_name(
+    successor: Path, exported: Path
+) -> None:
+    under = {f"lora:{type_}": exported / f"gguf/r-{type_}.gguf" for type_ in ("bf16", "Q8_0")}
+    assert lora_files(successor) == under
+    assert choose_arms(["adapter", "lora:Q8_0"], successor) == ["adapter", "lora:Q8_0"]
+    assert "lora:Q8_0" not in choose_arms(None, successor)
+
+
+@pytest.mark.parametrize("base", ["maker/base", "somewhere/alone.gguf"])
+def test_adapter_of_another_base_goes_over_nothing(exported: Path, base: str) -> None:
+    (exported / "gguf" / ADAPTER_GGUF).touch()
+    note(exported, "adapter", base=base)
+    assert lora_files(exported) == {}
+    with pytest.raises(EvalError, match="lora:Q8_0 not in this run"):
+        choose_arms(["lora:Q8_0"], exported)
+
+
+def test_adapter_over_a_gguf_is_another_model(scripted_gguf: Path, scripted_lora: Path) -> None:
+    alone = [p["output"] for p in answer_with_gguf(scripted_gguf, RECORDS, kit(8), 2)]
+    over = [p["output"] for p in answer_with_gguf(scripted_gguf, RECORDS, kit(8), 2, scripted_lora)]
+    assert set(alone) == {ANSWER}
+    assert over != alone
 
 
 BARE = Protocol("bare", lambda r: question_prompt(r.question), 32, stop=("x", " "))

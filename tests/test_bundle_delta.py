@@ -1,17 +1,22 @@
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from bundle_run import ADAPTER, GGUF, Workshop
+from bundle_run import ADAPTER, GGUF, PASSED, Workshop, install_update
 from bundle_tampers import flip
 from click.testing import CliRunner
 
+from kormed_edge import bundle_delta
 from kormed_edge.bundle import open_bundle, parse_sums
 from kormed_edge.bundle_command import bundle_command
 from kormed_edge.bundle_installed import open_site
 from kormed_edge.bundle_signing import make_keys
+from kormed_edge.calibration import find_calibration
 from kormed_edge.errors import BundleError
 
+ADAPTER_WORDS = "demo-4=/bundle/adapter/adapter.gguf --default-adapter demo-4"
+INSTALLED_MODEL = sha256(GGUF).hexdigest()
 TAKEN = ["image/kormed-edge.tar", "model/demo-Q4_K_M.gguf", "model/manifest.json"]
 
 
@@ -33,10 +38,10 @@ def test_update_brings_the_adapter_and_names_what_it_takes(workshop: Workshop) -
     assert sorted(parse_sums((folder / "FROM_BASE").read_bytes())) == TAKEN
 
 
-def test_service_of_an_update_loads_the_adapter(workshop: Workshop) -> None:
+def test_service_of_an_update_answers_with_the_adapter(workshop: Workshop) -> None:
     env = (workshop.update(workshop.bundle("3")) / "service.env").read_text()
     assert "KORMED_BASE=demo-3\n" in env
-    assert "KORMED_ADAPTER=--adapter demo-4=/bundle/adapter/adapter.gguf\n" in env
+    assert f"KORMED_ADAPTER=--adapter {ADAPTER_WORDS}\n" in env
 
 
 def test_papers_of_an_update_name_adapter_and_base(workshop: Workshop) -> None:
@@ -52,10 +57,37 @@ def test_adapter_of_another_model_is_refused(workshop: Workshop) -> None:
         workshop.update(base, trained_on="sha256:other")
 
 
-def test_update_cannot_be_called_verified(workshop: Workshop) -> None:
+def test_update_whose_gate_judged_something_else_cannot_be_called_verified(
+    workshop: Workshop,
+) -> None:
     base = workshop.bundle("3")
-    with pytest.raises(BundleError, match="no arm of the evaluation"):
+    with pytest.raises(BundleError, match="it judged gguf:Q4_K_M, not lora:Q4_K_M"):
         workshop.update(base, unverified=False)
+
+
+def test_update_that_passed_is_verified_and_carries_its_answers_and_calibration(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = PASSED.model_copy(update={"candidate": "lora:Q4_K_M"})
+    monkeypatch.setattr(bundle_delta, "decide_gate", lambda _, arm: {"lora:Q4_K_M": passed}[arm])
+    folder = workshop.update(workshop.bundle("3"), under=INSTALLED_MODEL, unverified=False)
+    described = open_bundle(folder, workshop.public).description
+    assert (folder.name, described.verified, described.gate) == ("demo-4", True, passed)
+    assert [sealed.file for sealed in described.acceptance] == ["acceptance/test.jsonl"]
+    adapter = folder / "adapter/adapter.gguf"
+    lora = sha256(ADAPTER).hexdigest()
+    assert find_calibration(adapter, INSTALLED_MODEL, lora) is not None
+
+
+def test_update_without_an_evaluation_of_its_own_has_no_answers(workshop: Workshop) -> None:
+    folder = workshop.update(workshop.bundle("3"))
+    assert open_bundle(folder, workshop.public).description.acceptance == ()
+
+
+def test_answers_over_another_model_are_refused(workshop: Workshop) -> None:
+    base = workshop.bundle("3")
+    with pytest.raises(BundleError, match="was answered with another model, abab"):
+        workshop.update(base, under="ab" * 32)
 
 
 def test_base_must_be_whole_and_by_the_same_key(workshop: Workshop) -> None:
@@ -76,18 +108,9 @@ def test_update_of_an_update_is_refused(workshop: Workshop) -> None:
         workshop.update(update, "5")
 
 
-def install(update: Path, base: Path) -> Path:
-    """What install.sh makes of an update's folder."""
-    for name in parse_sums((update / "FROM_BASE").read_bytes()):
-        (update / name).parent.mkdir(exist_ok=True)
-        (update / name).hardlink_to(base / name)
-    (update / "INSTALLED").touch()
-    return update
-
-
 def test_installed_update_opens_as_a_whole(workshop: Workshop) -> None:
     base = workshop.bundle("3")
-    folder = install(workshop.update(base), base)
+    folder = install_update(workshop.update(base), base)
     bundle = open_site(folder, workshop.public)
     assert (folder / bundle.description.model.file).read_bytes() == GGUF
 
@@ -95,7 +118,7 @@ def test_installed_update_opens_as_a_whole(workshop: Workshop) -> None:
 @pytest.mark.parametrize("name", ["FROM_BASE", "adapter/adapter.gguf", *TAKEN])
 def test_changed_file_of_an_installed_update_is_named(name: str, workshop: Workshop) -> None:
     base = workshop.bundle("3")
-    folder = install(workshop.update(base), base)
+    folder = install_update(workshop.update(base), base)
     flip(folder / name)
     with pytest.raises(BundleError, match=name):
         open_site(folder, workshop.public)

@@ -76,13 +76,13 @@ def test_arm_without_predictions_is_an_error(tmp_path: Path) -> None:
 
 
 def test_gate_is_decided_anew(tmp_path: Path) -> None:
-    gate = decide_gate(make_run(tmp_path / "r"), "Q4_K_M")
+    gate = decide_gate(make_run(tmp_path / "r"), "gguf:Q4_K_M")
     assert gate.outcome == "INCONCLUSIVE"  # three items prove nothing
     assert any("accuracy" in reason for reason in gate.reasons)
 
 
 def test_gate_on_another_file_says_nothing_about_this_one(tmp_path: Path) -> None:
-    gate = decide_gate(make_run(tmp_path / "r"), "Q8_0")
+    gate = decide_gate(make_run(tmp_path / "r"), "gguf:Q8_0")
     assert gate.outcome == "INCONCLUSIVE"
     assert "judged gguf:Q4_K_M, not gguf:Q8_0" in gate.reasons[0]
 
@@ -91,7 +91,7 @@ def test_damaged_run_has_no_gate(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r")
     (run / "gguf" / "r-Q4_K_M.gguf").write_bytes(b"GGUF")
     with pytest.raises(BundleError, match=r"1 difference\(s\) from its manifests"):
-        decide_gate(run, "Q4_K_M")
+        decide_gate(run, "gguf:Q4_K_M")
 
 
 def test_only_pass_passes() -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from kormed_edge.config import EvalConfig
 from kormed_edge.errors import EvalError
 from kormed_edge.manifest import sha256_file
 from kormed_edge.records import Record
-from kormed_edge.runs import open_stage
+from kormed_edge.runs import ADAPTER_GGUF, open_stage
 
 ARM = "gguf:Q8_0"
 CHOICE = "무엇인가?\n1) 가\n2) 나\n3) 다"
@@ -47,13 +48,13 @@ def run(scripted_gguf: Path, tmp_path: Path) -> Path:
 def test_gate_s_candidate_is_calibrated_unless_others_are_named(run: Path) -> None:
     arms = ["base", "gguf:bf16", ARM]
     gate = {"candidate": ARM}
-    assert choose_calibrated(config(gate=gate), arms, run / "gguf") == [ARM]
-    assert choose_calibrated(config(gate=gate), ["base"], run / "gguf") == []
-    assert choose_calibrated(config(gate={"candidate": "base"}), arms, run / "gguf") == []
-    assert choose_calibrated(config(calibrate=["gguf:bf16"]), arms, run / "gguf") == ["gguf:bf16"]
-    assert choose_calibrated(config(calibrate=[], gate=gate), arms, run / "gguf") == []
+    assert choose_calibrated(config(gate=gate), arms, run) == [ARM]
+    assert choose_calibrated(config(gate=gate), ["base"], run) == []
+    assert choose_calibrated(config(gate={"candidate": "base"}), arms, run) == []
+    assert choose_calibrated(config(calibrate=["gguf:bf16"]), arms, run) == ["gguf:bf16"]
+    assert choose_calibrated(config(calibrate=[], gate=gate), arms, run) == []
     with pytest.raises(EvalError, match=r"eval\.calibrate: base is no GGUF"):
-        choose_calibrated(config(calibrate=["base"]), arms, run / "gguf")
+        choose_calibrated(config(calibrate=["base"]), arms, run)
 
 
 def test_validation_split_is_answered_and_the_calibration_is_the_model_s(run: Path) -> None:
@@ -67,6 +68,28 @@ def test_validation_split_is_answered_and_the_calibration_is_the_model_s(run: Pa
     assert found[ARM].threshold == 0.6
     counted = found[ARM].model_dump()
     assert (counted["options"]["n"], counted["text"]["n"]) == (2, 1)
+
+
+def test_adapter_over_an_older_export_is_calibrated_for_both(
+    run: Path, scripted_lora: Path, tmp_path: Path
+) -> None:
+    after = tmp_path / "after"
+    shutil.copytree(run / "data", after / "data")
+    base = run / "gguf" / "r-Q8_0.gguf"
+    with open_stage(after, "adapter", {"base": str(base)}) as trained:
+        assert trained is not None
+    with open_stage(after, "gguf", {"models": {}}) as exported:
+        assert exported is not None
+        adapter = Path(shutil.copy(scripted_lora, exported.folder / ADAPTER_GGUF))
+    arm = "lora:Q8_0"
+    assert choose_calibrated(config(gate={"candidate": arm}), [arm], after) == [arm]
+    with open_stage(after, "eval", {}) as draft:
+        assert draft is not None
+        found = calibrate_arms(after, [arm], draft.folder, config())
+        answers = read_predictions(draft.folder / "valid-lora-Q8_0.jsonl")
+    assert ANSWER not in {answer["output"] for answer in answers}
+    digests = sha256_file(base), sha256_file(after / "gguf" / adapter.name)
+    assert find_calibration(after / "gguf" / adapter.name, *digests) == found[arm]
 
 
 def test_stopped_calibration_asks_only_what_is_left(

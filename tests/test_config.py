@@ -122,6 +122,7 @@ def test_known_keys_are_those_of_the_settings() -> None:
         ({"candidate": "merged"}, 0.02),
         ({"candidate": "gguf:Q5_K_M"}, 0.04),
         ({"candidate": "gguf:IQ4_XS"}, 0.08),
+        ({"candidate": "lora:Q8_0"}, 0.02),
         ({"candidate": "gguf:Q8_0", "max_flips": 0.05}, 0.05),
     ],
 )

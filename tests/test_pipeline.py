@@ -210,7 +210,7 @@ def test_both_merges_and_the_merged_folder_are_arms(copied: Path, base: Path) ->
     options = ("--onto", "nf4", "--onto", "original", "--keep-hf")
     compared = ("--set", "export.compare_imatrix=true")
     assert kormed(copied.parent, "export", *options, *compared, base=base).exit_code == 0
-    assert choose_arms(None, copied / "gguf") == [
+    assert choose_arms(None, copied) == [
         "base", "adapter", "merged", "gguf:bf16", "gguf:bf16-original", "gguf:Q8_0",
     ]  # fmt: skip
     names = set(read_manifest(copied / "gguf").files)
