@@ -24,11 +24,11 @@ OPTIONS  = --run $(RUN) $(if $(CONFIG),--config $(CONFIG)) \
 
 .DEFAULT_GOAL := help
 .PHONY: help demo data train export eval verify serve doctor test lint docs samples \
-        train-image edge-image image-test install-test bundle pin-bases pin-hashes
+        train-image edge-image image-test install-test train-image-test bundle pin-bases pin-hashes
 
 help: ## print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "Variables: RUN=demo CONFIG=configs/RUN.yaml BASE=model DATA=records ENGINE=docker|podman"
 
 ##@ The job
@@ -85,6 +85,11 @@ image-test: $(READY) ## serve runs/RUN/gguf from the edge image with everything 
 
 install-test: $(READY) ## bundle runs/RUN, install it offline, ask, verify, update, roll back; power cuts
 	DOCKER=$(DOCKER) EDGE_IMAGE=$(IMAGE) RUN_DIR=runs/$(RUN) $(VENV)/bin/pytest -m docker tests/test_install_real.py tests/test_power_cut.py
+
+train-image-test: ## the demo in the training image, without a network; its base is the one of `make demo`
+	$(DOCKER) run --rm --network none --cap-drop ALL --security-opt no-new-privileges --user "$$(id -u):$$(id -g)" \
+	  -v "$${KORMED_HOME:-$$HOME/.cache/kormed}:/cache/kormed" -v "$(CURDIR)/runs:/runs" \
+	  kormed-train demo --run image-demo
 
 bundle: $(READY) ## pack and sign runs/RUN with the edge image (TYPE=Q4_K_M BUNDLE_VERSION=1 KEY=kormed.key)
 	mkdir -p bundles
