@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny_models import edit_tensors, make_base
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from kormed_edge.config import TrainConfig
 from kormed_edge.errors import TrainError
@@ -17,7 +19,7 @@ from kormed_edge.progress import ignore
 from kormed_edge.records import Record
 from train import qlora
 from train.packing import IGNORED
-from train.qlora import Plan, plan_training, train_adapter
+from train.qlora import Plan, count_parameters, plan_training, train_adapter
 
 RECORDS = [
     Record(f"q{i}", "obgyn", "short_answer", f"용어 {i}은?", f"모의병 {i}") for i in range(12)
@@ -230,6 +232,22 @@ def test_a_plan_counts_what_will_be_done(plan: Callable[..., Plan]) -> None:
     weights = 2 * (64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 128)
     assert found.total_parameters - found.printed_total == weights // 2  # two an element
     assert plan(max_steps=5).steps == 5
+
+
+def test_the_paper_s_parameters_are_counted_as_the_paper_does() -> None:
+    config = TrainConfig()
+    shape = Qwen2Config(
+        vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=28,
+        num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False,
+    )  # fmt: skip
+    lora = LoraConfig(r=config.rank, target_modules=list(config.target_modules))
+    with torch.device("meta"):
+        model: Any = get_peft_model(Qwen2ForCausalLM(shape), lora)
+        for name, module in model.named_modules():
+            if name.endswith("base_layer"):
+                packed = torch.empty(module.weight.numel() // 2, 1, dtype=torch.uint8)
+                module.weight = Params4bit(packed, requires_grad=False)
+    assert count_parameters(model) == (40_370_176, 7_655_986_688, 4_393_342_464)
 
 
 def test_cut_samples_are_counted_and_answers_beyond_the_end_left_out(
