@@ -151,9 +151,13 @@ class _Telling:
             confidence=judged["confidence"],
             warnings=self._codes(judged),
         )
-        identity = {"model": adapter or service.model, "adapter": adapter, "sha256": service.sha256}
         told = {"regenerated": self.regenerated, "guidance": self.guidance, "notice": NOTICE}
-        return {**judged, **identity, **told, "request_id": self.answering.audit.request_id}
+        return {
+            **judged,
+            **service.identity_of(adapter),
+            **told,
+            "request_id": self.answering.audit.request_id,
+        }
 
     def _codes(self, judged: dict[str, Any]) -> list[str]:
         notes = [judged["guidelines_note"]] if judged["guidelines_note"] else []

@@ -75,7 +75,7 @@ class AskAnswer(BaseModel):
     `passages` are those that the model was given; null where no guidelines were asked for, empty
     where none was relevant, and then `guidelines_note` says so. `cited` are their numbers in the
     answer. `regenerated` says that a first answer drifted into another script and was thrown
-    away."""
+    away. `sha256` is of the GGUF, also where `model` is the name of an `adapter` over it."""
 
     answer: str
     finish_reason: str
@@ -93,5 +93,6 @@ class AskAnswer(BaseModel):
     model: str
     adapter: str | None
     sha256: str
+    adapter_sha256: str | None
     notice: str
     request_id: str

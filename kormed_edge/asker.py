@@ -94,7 +94,8 @@ class Asker:
         judged = self._judged(question, asked, piece, generation)
         told: dict[str, Any] = {"regenerated": regenerated}
         told |= {"guidance": asdict(guidance) if guidance else None}
-        told |= {"model": self.model, "adapter": None, "sha256": self.sha256, "notice": NOTICE}
+        told |= {"model": self.model, "adapter": None, "sha256": self.sha256}
+        told |= {"adapter_sha256": None, "notice": NOTICE}
         if self.as_json:
             click.echo(_json_line({**judged, **told}))
         else:

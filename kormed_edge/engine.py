@@ -3,7 +3,7 @@
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, fsum
 from pathlib import Path
@@ -57,6 +57,7 @@ class Engine:
         adapters: Mapping[str, Path] = {},
         reuse: bool = True,
         prefix: Sequence[Message] = (),
+        prefix_adapter: str | None = None,
         queue: int | None = None,
         on_end: Callable[[Job], None] | None = None,
     ) -> None:
@@ -64,17 +65,18 @@ class Engine:
 
         `context` is in tokens for each slot, `threads` None takes all cores, `gpu_layers` None as
         many as fit. `prefix` are the messages with which prompts begin as a rule: computed once and
-        kept, for requests without an adapter. `reuse` False takes nothing else from one prompt to
-        another, and reads prompts without regard to who waits for the next token: what `answer_all`
-        gives is then the same to the last bit whatever was asked before. `queue` is how many
-        requests may wait for a slot, None any number. `on_end` is called by the engine's thread
-        with every request that has ended, and must not fail. Raises `EngineError` when llama.cpp
-        cannot load a file or memory does not suffice. Files are not verified here: `verify_model`
-        does that for models and adapters alike.
+        kept, for requests with `prefix_adapter`, by default those without an adapter. `reuse` False
+        takes nothing else from one prompt to another, and reads prompts without regard to who waits
+        for the next token: what `answer_all` gives is then the same to the last bit whatever was
+        asked before. `queue` is how many requests may wait for a slot, None any number. `on_end` is
+        called by the engine's thread with every request that has ended, and must not fail. Raises
+        `EngineError` when llama.cpp cannot load a file or memory does not suffice. Files are not
+        verified here: `verify_model` does that for models and adapters alike.
         """
         for path in (model, *adapters.values()):
             if not path.is_file():
                 raise EngineError(f"{path} does not exist", "a GGUF file", "make export")
+        _require_loaded(prefix_adapter, adapters)
         if slots < 1 or context < 1:
             raise EngineError(f"{slots} slots of {context} tokens", "at least one", "raise them")
         self.context = context
@@ -91,7 +93,7 @@ class Engine:
         self._tokens = PromptTokens(self._model)
         self._scheduler = self._make_scheduler(
             threads, slots=slots, reuse=reuse, queue=queue, on_end=on_end,
-            prefix=tuple(self._tokens.of_turns(prefix)),
+            prefix=tuple(self._tokens.of_turns(prefix)), prefix_adapter=prefix_adapter,
         )  # fmt: skip
         self._scheduler.start()
         # Also at the interpreter's end, when a thread inside llama.cpp would bring it down.
@@ -179,12 +181,7 @@ class Engine:
         return generation
 
     def _make_job(self, request: Request) -> Job:
-        if request.adapter is not None and request.adapter not in self._model.adapters:
-            raise EngineError(
-                f"adapter {request.adapter!r} is not loaded",
-                f"one of {', '.join(self.adapters)}" if self.adapters else "no adapter",
-                "name a loaded adapter, or none",
-            )
+        _require_loaded(request.adapter, self.adapters)
         self._require_room(len(request.ids))
         self._require_known(request.ids)
         return Job(request, Sampler(request.sampling, self._model))
@@ -275,6 +272,15 @@ class Engine:
                 "score them by generating, or number them",
             )
         return tokens
+
+
+def _require_loaded(adapter: str | None, known: Collection[str]) -> None:
+    if adapter is not None and adapter not in known:
+        raise EngineError(
+            f"adapter {adapter!r} is not loaded",
+            f"one of {', '.join(known)}" if known else "no adapter",
+            "name a loaded adapter, or none",
+        )
 
 
 def _most_tokens(message: Message) -> int:

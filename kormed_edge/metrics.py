@@ -54,11 +54,21 @@ class Metrics:
             "kormed_decode_tokens_per_second", "Of one request, after its first token.",
             buckets=TOKENS_PER_S, registry=registry,
         )  # fmt: skip
-        self._model = Info("kormed_model", "The model that answers.", registry=registry)
+        self._model = Info(
+            "kormed_model", "What answers requests that name no model.", registry=registry
+        )
 
-    def watch(self, status: Callable[[], EngineStatus], *, model: str, sha256: str) -> None:
-        """Ask a loaded engine for its slots, queue and cache whenever the metrics are read."""
-        self._model.info({"name": model, "sha256": sha256})
+    def watch(
+        self, status: Callable[[], EngineStatus], *, model: str, sha256: str,
+        adapter_sha256: str | None = None,
+    ) -> None:  # fmt: skip
+        """Ask a loaded engine for its slots, queue and cache whenever the metrics are read.
+
+        `model` is the name of what answers requests that name none; `adapter_sha256` is for one
+        that is an adapter.
+        """
+        adapter = {"adapter_sha256": adapter_sha256} if adapter_sha256 else {}
+        self._model.info({"name": model, "sha256": sha256, **adapter})
         self.registry.register(EngineCollector(status))
 
     def note(self, job: Job) -> None:

@@ -57,7 +57,7 @@ def openai_router(service: Service) -> APIRouter:
 
         shape = ChatShape(
             adapter or service.model,
-            service.sha256,
+            service.fingerprint_of(adapter),
             with_usage=body.with_usage,
             with_logprobs=tops is not None,
         )
@@ -84,7 +84,7 @@ def openai_router(service: Service) -> APIRouter:
 
         shape = CompletionShape(
             adapter or service.model,
-            service.sha256,
+            service.fingerprint_of(adapter),
             with_usage=body.with_usage,
             with_logprobs=body.logprobs is not None,
         )

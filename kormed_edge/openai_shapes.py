@@ -38,14 +38,16 @@ class _Shape:
     streamed: str
     """Value of "object" in a chunk."""
 
-    def __init__(self, model: str, sha256: str, *, with_usage: bool, with_logprobs: bool) -> None:
+    def __init__(
+        self, model: str, fingerprint: str, *, with_usage: bool, with_logprobs: bool
+    ) -> None:
         """`with_usage` asks for a last chunk that tells it."""
         self._with_usage, self._with_logprobs = with_usage, with_logprobs
         self._head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": sha256[:12],
+            "system_fingerprint": fingerprint,
         }
 
     def _chunk(self, *choices: Json) -> Json:
@@ -90,8 +92,10 @@ class ChatShape(_Shape):
 class CompletionShape(_Shape):
     prefix, streamed = "cmpl", "text_completion"
 
-    def __init__(self, model: str, sha256: str, *, with_usage: bool, with_logprobs: bool) -> None:
-        super().__init__(model, sha256, with_usage=with_usage, with_logprobs=with_logprobs)
+    def __init__(
+        self, model: str, fingerprint: str, *, with_usage: bool, with_logprobs: bool
+    ) -> None:
+        super().__init__(model, fingerprint, with_usage=with_usage, with_logprobs=with_logprobs)
         self._said = b""
 
     def whole(self, piece: Piece, usage: Json) -> Json:

@@ -46,16 +46,19 @@ HEADERS = {
 
 
 class Status(BaseModel):
-    """Which model answers, and how much it has to do; `waiting` counts requests without a slot.
+    """What answers a request that names no model, and how much there is to do; `waiting` counts
+    requests without a slot.
 
-    `verified` says whether the model's file was held against its manifest; null if that is unknown.
+    `verified` says whether the files were held against their manifest; null if that is unknown.
     `feedback` says whether there is an audit log that POST /v1/feedback writes to, `calibrated`
-    whether the model has a calibration, `guidelines` whether answers cite the hospital's own.
+    whether what answers has a calibration, `guidelines` whether answers cite the hospital's own.
     """
 
     model: str
+    adapter: str | None
     version: str
     sha256: str
+    adapter_sha256: str | None
     verified: bool | None
     slots: int
     busy: int
@@ -92,12 +95,12 @@ def status_router(service: Service, *, verified: bool | None) -> APIRouter:
 
     @router.get("/status", response_model=Status, responses=DOCUMENTED)
     async def status() -> Status:
-        now = service.engine.status()
+        now, adapter = service.engine.status(), service.default_adapter
         return Status(
-            model=service.model, version=__version__, sha256=service.sha256, verified=verified,
+            **service.identity_of(adapter), version=__version__, verified=verified,
             slots=now.slots, busy=now.busy, waiting=now.waiting,
             feedback=service.audited.log is not None,
-            calibrated=service.calibration is not None,
+            calibrated=service.calibration_of(adapter) is not None,
             guidelines=service.guidelines is not None,
         )  # fmt: skip
 

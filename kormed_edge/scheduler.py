@@ -28,23 +28,23 @@ class Scheduler:
 
     A step decodes one token of every request that is speaking and then, oldest first, some more
     tokens of the prompts: `chunk` at most while someone speaks, so that nobody waits long for the
-    next token. `prefix` is computed before everything else and kept in a sequence of its own, from
-    which prompts that begin with it go on. `reuse` keeps the keys and values of all prompts for
-    those that begin alike; without it, what enters an idle scheduler is computed in the same way
-    whatever came before, to the last bit.
+    next token. `prefix` is computed before everything else, with `prefix_adapter`, and kept in a
+    sequence of its own, from which that adapter's prompts that begin with it go on. `reuse` keeps
+    the keys and values of all prompts for those that begin alike; without it, what enters an idle
+    scheduler is computed in the same way whatever came before, to the last bit.
     """
 
     def __init__(
         self, model: LlamaModel, context: LlamaContext, *, slots: int, room: int, batch: int,
-        chunk: int, reuse: bool, prefix: Sequence[int] = (), queue: int | None = None,
-        on_end: Callable[[Job], None] | None = None,
+        chunk: int, reuse: bool, prefix: Sequence[int] = (), prefix_adapter: str | None = None,
+        queue: int | None = None, on_end: Callable[[Job], None] | None = None,
     ) -> None:  # fmt: skip
         self.steps = 0
         self._inbox = Inbox(None if queue is None else slots + queue)
         self._on_end = on_end
         self._model, self._context = model, context
         self._slots = [Slot(index) for index in range(slots)]
-        self._prefix = Slot(slots, list(prefix))
+        self._prefix = Slot(slots, list(prefix), prefix_adapter)
         self._room, self._batch, self._chunk, self._reuse = room, batch, chunk, reuse
         self._waiting: list[Job] = []
         self._arrivals = count()
@@ -104,6 +104,7 @@ class Scheduler:
 
     def _compute_prefix(self) -> None:
         tokens = self._prefix.tokens
+        self._context.apply(self._prefix.adapter)
         for start in range(0, len(tokens), self._batch):
             run = Run(self._prefix.index, start, tokens[start : start + self._batch], False)
             status, _ = self._context.decode([run])

@@ -22,6 +22,7 @@ from kormed_edge.model_options import (
 from kormed_edge.progress import console
 from kormed_edge.prompts import SYSTEM_MESSAGE
 from kormed_edge.serve_options import audit_options, limit_options, listen_options
+from kormed_edge.served_adapters import adapter_files, require_default, verify_adapters
 from kormed_edge.suppression import Suppression
 from kormed_edge.verification import verify_model
 
@@ -53,7 +54,8 @@ def serve_command(**given: Any) -> None:
     \b
     Example: kormed serve --run demo
              kormed serve --model /models/demo-Q4_K_M.gguf --port 9000
-             kormed serve --model /models/base-Q8_0.gguf --adapter v2=/models/v2/adapter.gguf
+             kormed serve --model /models/base-Q8_0.gguf \\
+                 --adapter v2=/models/v2/adapter.gguf --default-adapter v2
              kormed serve --run demo --guidelines default --audit audit.db
              kormed serve --run demo --host 0.0.0.0 --api-keys keys.txt \\
                  --tls-certificate cert.pem --tls-key key.pem
@@ -67,9 +69,10 @@ def serve_command(**given: Any) -> None:
     from kormed_edge.metrics import Metrics
     from kormed_edge.server import create_app  # noqa: F401
 
-    given["adapters"] = _adapters(given["adapters"])
+    given["adapters"] = adapter_files(given["adapters"])
     address, guards, metrics = _address(given), _guards(given), Metrics()
     path = model_path(given["run_name"], given["type_"], given["model"], given["runs_dir"])
+    require_default(given["default_adapter"], given["adapters"], path.stem)
     for file in (path, *given["adapters"].values()):
         if not file.is_file():
             raise EngineError(f"{file} does not exist", "a GGUF file", "make export")
@@ -143,16 +146,20 @@ def _loader(
     from kormed_edge.server import create_app
 
     def load() -> "FastAPI":
-        adapters: dict[str, Path] = given["adapters"]
-        digest, *others = [
-            verify_model(file, allow_unverified=given["allow_unverified"])
-            for file in (path, *adapters.values())
-        ]
-        calibration = find_calibration(path, digest)
+        digest = verify_model(path, allow_unverified=given["allow_unverified"])
+        adapters = verify_adapters(
+            given["adapters"],
+            model=path,
+            model_sha256=digest,
+            allow_unverified=given["allow_unverified"],
+        )
+        calibration, default = find_calibration(path, digest), given["default_adapter"]
+        chosen = adapters[default] if default else None
         engine = Engine(
             path,
-            adapters=adapters,
+            adapters=given["adapters"],
             prefix=[SYSTEM_MESSAGE],
+            prefix_adapter=default,
             on_end=metrics.note,
             **{
                 name: given[name] for name in ("context", "slots", "threads", "gpu_layers", "queue")
@@ -166,16 +173,27 @@ def _loader(
             request_seconds=given["request_seconds"],
             verified=not given["allow_unverified"],
             audited=Audited(
-                log, model_sha256=digest, adapters=dict(zip(adapters, others, strict=True))
+                log,
+                model_sha256=digest,
+                adapters={name: adapter.sha256 for name, adapter in adapters.items()},
             ),
             calibration=calibration,
+            adapters=adapters,
+            default_adapter=default,
             guidelines=guidelines,
             suppression=None if given["allow_han"] else Suppression.of(engine.pieces()),
         )
-        metrics.watch(engine.status, model=path.stem, sha256=digest)
+        metrics.watch(
+            engine.status,
+            model=default or path.stem,
+            sha256=digest,
+            adapter_sha256=chosen.sha256 if chosen else None,
+        )
         metrics.paths |= set(app.openapi()["paths"])
-        sure = "calibrated" if calibration else "confidence not calibrated"
-        console.print(f"{path} · SHA-256 {digest} · {sure} · ready", highlight=False)
+        over = f" · adapter {default} · SHA-256 {chosen.sha256}" if chosen else ""
+        known = chosen.calibration if chosen else calibration
+        sure = "calibrated" if known else "confidence not calibrated"
+        console.print(f"{path} · SHA-256 {digest}{over} · {sure} · ready", highlight=False)
         return app
 
     return load
@@ -225,13 +243,3 @@ def _guards(given: dict[str, Any]) -> "Guards":
         rate=given["rate"],
         local_only=not (keys or given["insecure"] or given["unix_socket"]),
     )
-
-
-def _adapters(given: tuple[str, ...]) -> dict[str, Path]:
-    """Files by the names that requests give them."""
-    pairs = [text.partition("=") for text in given]
-    if wrong := [name + sign for name, sign, file in pairs if not (name and file)]:
-        raise ConfigError(
-            f"--adapter {wrong[0]}", "NAME=FILE", "--adapter v2=runs/v2/gguf/adapter.gguf"
-        )
-    return {name: Path(file) for name, _, file in pairs}

@@ -46,6 +46,8 @@ def limit_options(command: Any) -> Any:
                      help="Requests answered at once; each has its own --context."),
         click.option("--gpu-layers", type=click.IntRange(min=0),
                      help="[default: as many as fit]"),
+        click.option("--default-adapter", metavar="NAME",
+                     help="The --adapter for requests that name no model.  [default: none]"),
         click.option("--adapter", "adapters", multiple=True, metavar="NAME=FILE",
                      help="A LoRA GGUF that requests choose by NAME as their model; repeatable."),
     ):  # fmt: skip

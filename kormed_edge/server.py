@@ -1,5 +1,6 @@
 """The service: OpenAI's API, the domain's own and the clinician's page over one engine."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from kormed_edge.guidelines import Guidelines
 from kormed_edge.guidelines_api import guidelines_router
 from kormed_edge.openai_api import openai_router
 from kormed_edge.page_api import page_router, status_router
+from kormed_edge.served_adapters import ServedAdapter
 from kormed_edge.service import Service
 from kormed_edge.suppression import Suppression
 
@@ -28,12 +30,15 @@ def create_app(
     verified: bool | None = None,
     audited: Audited | None = None,
     calibration: Calibration | None = None,
+    adapters: Mapping[str, ServedAdapter] = {},
+    default_adapter: str | None = None,
     guidelines: Guidelines | None = None,
     suppression: Suppression | None = None,
 ) -> FastAPI:
     """The API over an engine. `model` is the name that clients see; an adapter of the engine is a
-    model of its own name. `verified` says whether its file was held against a manifest;
-    `calibration` is the model's own. With `guidelines` answers of /v1/ask cite their passages.
+    model of its own name, and `default_adapter` answers requests that name none. `verified` says
+    whether the files were held against a manifest; `calibration` is the model's own, as each of
+    `adapters` has its own. With `guidelines` answers of /v1/ask cite their passages.
     `suppression` keeps other scripts out of them; other endpoints sample as their clients ask.
 
     `app.state.engine` may be None until the model is loaded, and `app.state.draining` is set to
@@ -50,6 +55,8 @@ def create_app(
         request_seconds=request_seconds,
         audited=audited or Audited(None, model_sha256=sha256),
         calibration=calibration,
+        adapters=adapters,
+        default_adapter=default_adapter,
         guidelines=guidelines,
         suppression=suppression,
     )
@@ -64,7 +71,7 @@ def create_app(
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
         # The page asks this before it has a key: its switch for guidelines is there from the start.
-        identity = {"model": model, "sha256": sha256}
+        identity = service.identity_of(service.default_adapter)
         return {"status": "ok", **identity, "guidelines": guidelines is not None}
 
     @app.get("/readyz", responses={503: DOCUMENTED[503]})

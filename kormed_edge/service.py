@@ -22,6 +22,7 @@ from kormed_edge.engine import Engine
 from kormed_edge.errors import EngineBusyError
 from kormed_edge.generation import AsyncGeneration
 from kormed_edge.request import Piece, Request, joined
+from kormed_edge.served_adapters import ServedAdapter
 from kormed_edge.suppression import Suppression
 
 if TYPE_CHECKING:
@@ -133,10 +134,13 @@ class Service:
     def __init__(
         self, state: State, *, model: str, sha256: str, max_new_tokens: int, request_seconds: float,
         audited: Audited, calibration: Calibration | None = None,
+        adapters: Mapping[str, ServedAdapter] = {}, default_adapter: str | None = None,
         guidelines: "Guidelines | None" = None, suppression: Suppression | None = None,
     ) -> None:  # fmt: skip
-        """`state` has `engine`, None until it is loaded, and `draining`."""
+        """`state` has `engine`, None until it is loaded, and `draining`. `default_adapter` answers
+        requests that name no model."""
         self.calibration = calibration
+        self.adapters, self.default_adapter = adapters, default_adapter
         self.guidelines, self.suppression = guidelines, suppression
         self.audited = audited
         self.model, self.sha256 = model, sha256
@@ -161,12 +165,19 @@ class Service:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Models that a request may name: the base, then its adapters."""
-        return (self.model, *self.engine.adapters)
+        """Models that a request may name: the base and its adapters.
+
+        First what answers a request that names none: clients that must name one take the first.
+        """
+        first = self.default_adapter or self.model
+        names = (self.model, *self.engine.adapters)
+        return (first, *(name for name in names if name != first))
 
     def adapter_of(self, name: str | None) -> str | None:
         """The adapter that a request's model stands for; `ApiError` 404 for an unknown one."""
-        if name in (None, self.model):
+        if name is None:
+            return self.default_adapter
+        if name == self.model:
             return None
         if name in self.engine.adapters:
             return name
@@ -176,8 +187,27 @@ class Service:
         )
 
     def calibration_of(self, adapter: str | None) -> Calibration | None:
-        """How sure the model may be; nothing is known of one that an adapter changes."""
-        return None if adapter else self.calibration
+        """How sure it may be: an adapter makes another model, with a calibration of its own."""
+        if adapter is None:
+            return self.calibration
+        served = self.adapters.get(adapter)
+        return served.calibration if served else None
+
+    def identity_of(self, adapter: str | None) -> dict[str, Any]:
+        """What answers: the name that clients see, and the SHA-256 of its one file or two."""
+        served = self.adapters.get(adapter) if adapter else None
+        return {
+            "model": adapter or self.model,
+            "adapter": adapter,
+            "sha256": self.sha256,
+            "adapter_sha256": served.sha256 if served else None,
+        }
+
+    def fingerprint_of(self, adapter: str | None) -> str:
+        """OpenAI's `system_fingerprint`: the beginning of the SHA-256 of each file."""
+        known = self.identity_of(adapter)
+        digests = (known["sha256"], known["adapter_sha256"])
+        return "-".join(digest[:12] for digest in digests if digest)
 
     async def start(
         self, http: HttpRequest, make: Callable[[Engine], Request], *, prompt: Prompt,

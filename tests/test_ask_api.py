@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from guideline_files import write
 from scripted_model import ANSWER, make_scripted
-from test_server import Endless, Speech, client_of
+from test_server import ADAPTERS, Endless, Speech, adapted, client_of
 
 from export.convert import Provenance, write_gguf
 from kormed_edge.appraisal import appraise
@@ -19,6 +19,7 @@ from kormed_edge.errors import EngineBusyError, EngineError
 from kormed_edge.guidelines import Guidelines
 from kormed_edge.prompts import question_messages
 from kormed_edge.request import Piece, Request, TokenLogprob
+from kormed_edge.served_adapters import ServedAdapter
 from kormed_edge.suppression import Suppression
 
 HAN, STRICT = frozenset({7}), frozenset({7, 8})
@@ -186,13 +187,24 @@ def test_calibrated_free_answer_is_the_same_streamed(engine: Engine) -> None:
 
 
 def test_adapter_is_another_model_than_the_one_calibrated() -> None:
-    class Adapted(Endless):
-        adapters: Any = ("v2",)
-
-    client = client_of(Adapted("휴식"), request_seconds=0.0, calibration=KNOWN)
+    client = adapted(None, calibration=KNOWN)
     assert ask(client).json()["calibrated"] is True
     body = ask(client, model="v2").json()
     assert (body["adapter"], body["calibrated"], body["confidence"]) == ("v2", False, None)
+
+
+def test_adapter_has_its_own_calibration() -> None:
+    client = adapted(adapters={"v2": ServedAdapter("22" * 32, KNOWN)})
+    found = {name: ask(client, model=name).json()["calibrated"] for name in (None, "tiny", "v1")}
+    assert found == {None: True, "tiny": False, "v1": False}
+
+
+def test_answer_of_the_default_adapter_says_so() -> None:
+    for name, answers in ((None, "v2"), ("v1", "v1"), ("tiny", None)):
+        body = ask(adapted(), model=name).json()
+        assert (body["model"], body["adapter"]) == (answers or "tiny", answers)
+        files = ("ab" * 32, ADAPTERS[answers].sha256 if answers else None)
+        assert (body["sha256"], body["adapter_sha256"]) == files
 
 
 def test_options_that_begin_alike_have_no_probabilities() -> None:

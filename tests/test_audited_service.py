@@ -12,7 +12,7 @@ from guideline_files import write
 from scripted_model import ANSWER
 from serving import kormed_serve
 from test_ask_api import SUPPRESSION, Drifting
-from test_server import ENDPOINTS, Endless, leave, serve
+from test_server import ADAPTERS, ENDPOINTS, Endless, adapted, leave, serve
 
 from kormed_edge.audit import AuditLog
 from kormed_edge.audit_api import Audited
@@ -70,6 +70,16 @@ def test_every_answer_has_its_row(engine: Engine, log: AuditLog, path: str, stre
     assert request["answer"].startswith(ANSWER) is (path != "/v1/completions")
     assert request["prompt_tokens"] > 0
     assert request["parameters"] == {"stream": stream}
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_row_names_the_default_adapter(log: AuditLog, path: str) -> None:
+    digests = {name: adapter.sha256 for name, adapter in ADAPTERS.items()}
+    client = adapted(audited=Audited(log, model_sha256=SHA, adapters=digests))
+    for model in (None, "tiny"):
+        client.post(path, json={**ENDPOINTS[path], "model": model})
+    found = [(row["adapter"], row["adapter_sha256"]) for row in requests(log)]
+    assert found == [("v2", "22" * 32), (None, None)]
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)

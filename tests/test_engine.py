@@ -447,3 +447,21 @@ def test_prefix_is_at_hand_for_the_first_prompt_and_changes_no_answer(base: Path
         close = pytest.approx(whole.option_probabilities, abs=1e-2)
         assert answer.option_probabilities == close
         assert engine.submit(Request(request.ids[1:], 1)).cached_tokens == 0
+
+
+@pytest.mark.parametrize("name", ["one", None])
+def test_prefix_of_an_adapter_is_for_its_prompts_alone(base: Path, name: str | None) -> None:
+    adapters = {"one": base / "one.gguf"}
+    with load_random(base, adapters=adapters) as plain:
+        ids = plain.encode_messages(question_messages("가장 먼저 할 검사는?"))
+        whole = plain.answer(ids, max_tokens=12, adapter=name)
+    kept: dict[str, Any] = {"prefix": [SYSTEM_MESSAGE], "prefix_adapter": "one"}
+    with load_random(base, adapters=adapters, **kept) as engine:
+        generation = engine.stream(ids, max_tokens=12, adapter=name)
+        assert "".join(piece.text for piece in generation) == whole.text
+        assert (generation.cached_tokens > len(ids) // 2) == (name == "one")
+
+
+def test_prefix_of_an_unknown_adapter_is_refused(base: Path) -> None:
+    with pytest.raises(EngineError, match=r"'three' is not loaded[\s\S]*no adapter"):
+        load_random(base, prefix=[SYSTEM_MESSAGE], prefix_adapter="three")

@@ -14,20 +14,27 @@ import pytest
 from click.testing import CliRunner
 from real_site import NAME, RealSite, docker, no_service
 
+from eval.arms import answer_with_gguf
+from eval.predictions import append_predictions
+from eval.protocol import kit
 from kormed_edge.bundle_command import bundle_command
-from kormed_edge.manifest import MANIFEST, manifest_hash, sha256_file
+from kormed_edge.config import EvalConfig
+from kormed_edge.manifest import MANIFEST, manifest_hash, read_manifest, sha256_file
+from kormed_edge.records import read_records
+from kormed_edge.runs import ADAPTER_GGUF
 
 pytestmark = pytest.mark.docker
 
 IMAGE = os.environ.get("EDGE_IMAGE") or "kormed-edge"
 RUN = Path(os.environ.get("RUN_DIR") or "runs/demo")
 TYPE = "Q4_K_M"
+ITEMS = 8
 ASK = """
 from http.client import HTTPConnection
 import json, sys
 service = HTTPConnection("127.0.0.1", 8080, timeout=120)
 body = {"messages": [{"role": "user", "content": "급성 충수염에서 압통이 가장 심한 곳은?"}],
-        "max_tokens": 16, "temperature": 0, "model": sys.argv[1]}
+        "max_tokens": 16, "temperature": 0, **({"model": sys.argv[1]} if sys.argv[1:] else {})}
 service.request("POST", "/v1/chat/completions", json.dumps(body),
                 {"Content-Type": "application/json"})
 print(json.load(service.getresponse())["choices"][0]["message"]["content"])
@@ -40,19 +47,31 @@ def kormed_bundle(*words: object) -> str:
     return done.stdout.split()[0]
 
 
-def ask(model: str) -> str:
-    return docker("exec", NAME, "python", "-c", ASK, model)
+def ask(*model: str) -> str:
+    return docker("exec", NAME, "python", "-c", ASK, *model)
 
 
 def make_successor(run: Path, target: Path) -> None:
-    """A copy of a run whose manifests say that it was trained on the first one's GGUF."""
+    """A copy of a run whose manifests say that it was trained on the first one's GGUF, evaluated
+    over it on a few items."""
     shutil.copytree(run, target)
-    revision = f"sha256:{sha256_file(run / 'gguf' / f'{run.name}-{TYPE}.gguf')}"
+    model = run / "gguf" / f"{run.name}-{TYPE}.gguf"
+    digest = sha256_file(model)
+    config = EvalConfig.model_validate(read_manifest(run / "eval").settings["eval"])
+    records = read_records(run / "data" / "test.jsonl")[:ITEMS]
+    adapter = target / "gguf" / ADAPTER_GGUF
+    answers = answer_with_gguf(model, records, kit(config.max_new_tokens), config.slots, adapter)
+    sealed = target / "eval" / f"lora-{TYPE}.jsonl"
+    assert list(append_predictions(sealed, answers))
     for stage, inputs in (("gguf", ()), ("eval", ("gguf",)), ("report", ("gguf", "eval"))):
         path = target / stage / MANIFEST
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        manifest["base"]["revision"] = revision
+        manifest["base"]["revision"] = f"sha256:{digest}"
         manifest["inputs"] |= {name: manifest_hash(target / name) for name in inputs}
+        if stage == "eval":
+            size = sealed.stat().st_size
+            manifest["files"][sealed.name] = {"sha256": sha256_file(sealed), "size": size}
+            manifest["settings"]["under"] = {f"lora:{TYPE}": digest}
         path.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
 
 
@@ -104,13 +123,14 @@ def test_from_bundle_to_uninstall(site: RealSite, bundles: list[Path]) -> None:
     site.install(update)
     assert site.current() == "demo-3"
     assert ask(f"demo-{TYPE}") == answer
-    assert ask("demo-3") != answer
-    assert "no item could be compared" in site.run("--verify", code=4)
+    assert ask() == ask("demo-3") != answer
+    assert f"{ITEMS} of {ITEMS} items compared" in site.run("--verify", code=4)
 
     for expected in ("demo-2", "demo-3", "demo-2"):
         site.run("--rollback")
         assert site.current() == expected
         assert ask(f"demo-{TYPE}") == answer
+        assert (ask() == answer) == (expected == "demo-2")
     assert "the service itself" in site.run("--doctor")
 
     site.run("--uninstall")

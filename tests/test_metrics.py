@@ -66,6 +66,12 @@ def test_slots_queue_and_cache_are_read_when_asked(metrics: Metrics) -> None:
     assert value(metrics, "kormed_model_info", name="tiny", sha256="ab") == 1
 
 
+def test_default_adapter_is_the_model_that_answers(metrics: Metrics) -> None:
+    now = EngineStatus(slots=4, busy=1, waiting=0, kv_used=10, kv_size=4096)
+    metrics.watch(lambda: now, model="v2", sha256="ab", adapter_sha256="cd")
+    assert value(metrics, "kormed_model_info", name="v2", sha256="ab", adapter_sha256="cd") == 1
+
+
 def test_two_services_share_nothing(metrics: Metrics) -> None:
     Metrics().note(job(12.0, 5))
     assert value(metrics, "kormed_tokens_total", kind="prompt") is None

@@ -10,11 +10,13 @@ from test_server import Endless, client_of
 
 from kormed_edge import __version__
 from kormed_edge.api_keys import hash_key
+from kormed_edge.calibration import Calibration
 from kormed_edge.guards import Guards, guarded
 from kormed_edge.loading import LoadingApp
 from kormed_edge.metrics import Metrics
 from kormed_edge.page_api import FILES, FOLDER
 from kormed_edge.request import EngineStatus
+from kormed_edge.served_adapters import ServedAdapter
 from kormed_edge.server import create_app
 
 
@@ -97,10 +99,10 @@ def test_the_notice_stands_in_the_page_itself() -> None:
     assert "not for independent diagnosis or prescription" in html
 
 
-def status(verified: bool | None) -> Any:
+def status(verified: bool | None, **settings: Any) -> Any:
     app = create_app(
         Idle(),  # type: ignore[arg-type]
-        model="tiny", sha256="ab" * 32, max_new_tokens=8, verified=verified,
+        model="tiny", sha256="ab" * 32, max_new_tokens=8, verified=verified, **settings,
     )  # fmt: skip
     return TestClient(app).get("/v1/status").json()
 
@@ -108,10 +110,23 @@ def status(verified: bool | None) -> Any:
 @pytest.mark.parametrize("verified", [True, False, None])
 def test_status_names_the_model_and_the_queue(verified: bool | None) -> None:
     assert status(verified) == {
-        "model": "tiny", "version": __version__, "sha256": "ab" * 32, "verified": verified,
-        "slots": 4, "busy": 3, "waiting": 2, "feedback": False, "calibrated": False,
-        "guidelines": False,
+        "model": "tiny", "adapter": None, "version": __version__, "sha256": "ab" * 32,
+        "adapter_sha256": None, "verified": verified, "slots": 4, "busy": 3, "waiting": 2,
+        "feedback": False, "calibrated": False, "guidelines": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_status_is_of_the_default_adapter(known: bool) -> None:
+    mine = Calibration(
+        model_sha256="ab" * 32, options=None, text=None, threshold=0.5, fit_version="1"
+    )
+    # One of the two is calibrated: the adapter, or the model that does not answer.
+    adapters = {"v2": ServedAdapter("22" * 32, mine if known else None)}
+    calibration = None if known else mine
+    body = status(True, adapters=adapters, default_adapter="v2", calibration=calibration)
+    assert (body["model"], body["adapter"], body["calibrated"]) == ("v2", "v2", known)
+    assert (body["sha256"], body["adapter_sha256"]) == ("ab" * 32, "22" * 32)
 
 
 def test_page_needs_no_key_and_everything_it_asks_does() -> None:

@@ -19,6 +19,7 @@ from kormed_edge.loading import LoadingApp
 from kormed_edge.metrics import Metrics
 from kormed_edge.records import split_options
 from kormed_edge.request import Piece, TokenLogprob
+from kormed_edge.served_adapters import ServedAdapter
 from kormed_edge.server import create_app
 
 PHONE = {"viewport": {"width": 360, "height": 640}}
@@ -333,9 +334,30 @@ def test_model_version_verification_and_hash_are_one_click_away(visit):
     expect(about.locator("#about-sha256")).to_have_text("ab" * 32)
     expect(about.locator("#about-verified .ko")).to_contain_text("예: 해시가")
     expect(about.locator("#about-model")).to_have_text("tiny")
+    expect(about.locator("#about-adapter_sha256")).to_be_hidden()
     page.keyboard.press("Escape")
     expect(about).to_be_hidden()
     expect(page.locator("#about-open")).to_be_focused()
+
+
+def test_page_names_the_default_adapter_with_both_hashes(visit):
+    adapted = Speaker("가")
+    adapted.adapters = ("v2",)
+    app = LoadingApp(lambda: create_app(
+        adapted, model="tiny", sha256="ab" * 32, max_new_tokens=8,
+        adapters={"v2": ServedAdapter("22" * 32)}, default_adapter="v2",
+    ))  # fmt: skip
+    page = visit(None, app=app, permissions=["clipboard-read", "clipboard-write"])
+    turn = ask(page, "질문")
+    turn.get_by_role("button", name="복사").click()
+    expect(turn.get_by_role("button", name="복사했습니다")).to_be_visible()
+    hashes = f"v2 · SHA-256 {'ab' * 32}\n어댑터 · SHA-256 {'22' * 32}"
+    assert page.evaluate("navigator.clipboard.readText()").endswith(hashes)
+    page.get_by_role("button", name="모델 정보").click()
+    about = page.get_by_role("dialog", name="모델 정보")
+    expect(about.locator("#about-model")).to_have_text("v2")
+    expect(about.locator("#about-adapter_sha256")).to_be_visible()
+    expect(about.locator("#about-adapter_sha256")).to_have_text("22" * 32)
 
 
 def test_one_click_clears_the_conversation_and_stops_the_answer(visit):

@@ -327,6 +327,17 @@ def test_prefix_is_computed_in_steps_and_shared_by_what_begins_with_it(loop: Mak
     assert (begins.cached_tokens, other.cached_tokens, adapted.cached_tokens) == (80, 1, 0)
 
 
+def test_prefix_is_computed_with_its_adapter_and_is_for_its_prompts(loop: Make) -> None:
+    made = loop(slots=1, prefix=range(100, 180), prefix_adapter="v2", reuse=False)
+    ids = [*range(100, 180), 1]
+    adapted, plain = made.add(ids, 1, adapter="v2"), made.add(ids, 1)
+    made.scheduler.start()
+    for answer in (adapted, plain):
+        list(answer)
+    assert [adapter for adapter, _ in made.context.steps] == ["v2", "v2", "v2", None, None]
+    assert (adapted.cached_tokens, plain.cached_tokens) == (80, 0)
+
+
 def test_prefix_that_cannot_be_decoded_ends_everything_with_its_reason(
     loop: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

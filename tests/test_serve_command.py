@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from guideline_files import write
 from scripted_model import ANSWER, make_scripted
 from serving import Process, kormed_serve
-from tiny_models import make_base
+from tiny_models import make_adapter, make_base
 
+from export.adapter import write_adapter_gguf
 from export.convert import Provenance, write_gguf
 from kormed_edge.api_keys import add_key
 from kormed_edge.calibration import Calibration, TextScale
@@ -89,16 +90,93 @@ def test_it_answers_and_counts(service: Process) -> None:
 
 def test_calibration_beside_the_model_is_used(scripted_gguf: Path, tmp_path: Path) -> None:
     model = copyfile(scripted_gguf, tmp_path / "m.gguf")
-    known = Calibration(
-        model_sha256=sha256_file(model), options=None,
-        text=TextScale(slope=1.0, intercept=0.0, n=9), threshold=0.9, fit_version="1",
-    )  # fmt: skip
-    (tmp_path / "calibration.json").write_text(known.model_dump_json())
+    (tmp_path / "calibration.json").write_text(calibration(model, None))
     with kormed_serve(tmp_path, "--model", model, *TINY) as service:
         service.wait_until_ready()
         body = ask(service)[1]
     assert (body["calibrated"], body["confidence_words"]["en"]) == (True, "low")
     assert [warning["code"] for warning in body["warnings"]] == ["low_confidence"]
+
+
+@pytest.fixture(scope="module")
+def lora(scripted_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that changes what the scripted model answers."""
+    folder = tmp_path_factory.mktemp("lora")
+    adapter = make_adapter(scripted_base, folder / "hf", lora_alpha=64)
+    nobody = Provenance(name="v2", run="r", version="0", prompt="p")
+    return write_adapter_gguf(scripted_base, adapter, folder / "adapter.gguf", nobody).path
+
+
+def calibration(model: Path, lora: Path | None) -> str:
+    return Calibration(
+        model_sha256=sha256_file(model), adapter_sha256=lora and sha256_file(lora), options=None,
+        text=TextScale(slope=1.0, intercept=0.0, n=9), threshold=0.9, fit_version="1",
+    ).model_dump_json()  # fmt: skip
+
+
+def said_when_ready(service: Process) -> str:
+    service.process.send_signal(signal.SIGTERM)
+    return " ".join(service.process.communicate(timeout=30)[1].split())
+
+
+def test_default_adapter_answers_with_its_own_calibration(
+    scripted_gguf: Path, lora: Path, tmp_path: Path
+) -> None:
+    file = copyfile(lora, tmp_path / "adapter.gguf")
+    (tmp_path / "calibration.json").write_text(calibration(scripted_gguf, file))
+    options = ("--model", scripted_gguf, *TINY, "--adapter", f"v2={file}")
+    with kormed_serve(tmp_path, *options, "--default-adapter", "v2") as service:
+        service.wait_until_ready()
+        bodies = [
+            service.client.post("/v1/ask", json={**QUESTION, "model": name}).json()
+            for name in (None, "v2", "tiny")
+        ]
+        digest = sha256_file(file)
+        assert metric(service, f'kormed_model_info{{adapter_sha256="{digest}",name="v2"') == 1
+        log = said_when_ready(service)
+    told = [(body["model"], body["adapter_sha256"], body["calibrated"]) for body in bodies]
+    assert told == [("v2", digest, True), ("v2", digest, True), ("tiny", None, False)]
+    assert bodies[0]["answer"] == bodies[1]["answer"] != bodies[2]["answer"] == ANSWER
+    assert f"· adapter v2 · SHA-256 {digest} · calibrated · ready" in log
+
+
+def test_first_request_of_the_default_adapter_finds_the_system_prompt_read(
+    scripted_gguf: Path, lora: Path, tmp_path: Path
+) -> None:
+    options = ("--model", scripted_gguf, *TINY, "--adapter", f"v2={lora}")
+    with kormed_serve(tmp_path, *options, "--default-adapter", "v2") as service:
+        service.wait_until_ready()
+        ask(service)
+        assert metric(service, 'kormed_tokens_total{kind="cached"}') > 0
+
+
+def test_calibration_in_the_folder_of_both_is_the_model_s(
+    scripted_gguf: Path, lora: Path, tmp_path: Path
+) -> None:
+    model, file = copyfile(scripted_gguf, tmp_path / "m.gguf"), copyfile(lora, tmp_path / "a.gguf")
+    (tmp_path / "calibration.json").write_text(calibration(model, None))
+    options = ("--model", model, *TINY, "--adapter", f"v2={file}")
+    with kormed_serve(tmp_path, *options) as service:
+        service.wait_until_ready()
+        assert ask(service)[1]["calibrated"] is True
+        assert "· calibrated · ready" in said_when_ready(service)
+
+
+@pytest.mark.parametrize(
+    ("options", "found", "expected"),
+    [
+        (["--default-adapter", "v2"], "--default-adapter v2", "the name of an --adapter"),
+        (["--adapter", "v1=a.gguf", "--default-adapter", "v2"], "--default-adapter v2", "v1"),
+        (["--adapter", "m=a.gguf", "--default-adapter", "m"], "the model's own name", "apart"),
+    ],
+)
+def test_default_adapter_must_be_one_of_the_adapters(
+    options: list[str], found: str, expected: str
+) -> None:
+    result = kormed("--model", "m.gguf", *options)
+    assert result.exit_code == 2, result.output
+    assert found in result.stderr
+    assert expected in result.stderr
 
 
 def test_answers_cite_the_guidelines_that_are_named(scripted_gguf: Path, tmp_path: Path) -> None:

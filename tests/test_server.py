@@ -13,6 +13,7 @@ from kormed_edge.api_errors import error_body
 from kormed_edge.engine import Engine
 from kormed_edge.errors import DecodeError, EngineBusyError, EngineClosedError
 from kormed_edge.request import Piece, Request
+from kormed_edge.served_adapters import ServedAdapter
 from kormed_edge.server import create_app
 
 HELLO = [{"role": "user", "content": "가장 먼저 할 검사는?"}]
@@ -59,6 +60,7 @@ class Endless:
     def __init__(self, *said: str, fault: Exception | None = None) -> None:
         self.said, self.fault = said, fault
         self.begun: list[Speech] = []
+        self.asked: list[Request] = []
         self.client_left = asyncio.Event()
 
     def encode(self, *_: Any) -> list[int]:
@@ -66,9 +68,10 @@ class Endless:
 
     encode_messages = encode
 
-    def submit_async(self, _request: Request, loop: asyncio.AbstractEventLoop) -> Speech:
+    def submit_async(self, request: Request, loop: asyncio.AbstractEventLoop) -> Speech:
         if self.fault:
             raise self.fault
+        self.asked.append(request)
         self.begun.append(Speech(*self.said))
         loop.call_soon_threadsafe(self.client_left.set)
         return self.begun[-1]
@@ -94,8 +97,61 @@ def chat(client: TestClient, **body: Any) -> Any:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_service_says_that_it_is_ready(client: TestClient, path: str) -> None:
-    identity = {"model": "tiny", "sha256": "ab" * 32, "guidelines": False}
-    assert client.get(path).json() == {"status": "ok", **identity}
+    identity = {"model": "tiny", "adapter": None, "sha256": "ab" * 32, "adapter_sha256": None}
+    assert client.get(path).json() == {"status": "ok", **identity, "guidelines": False}
+
+
+class Adapted(Endless):
+    """Beside the model, tiny, there are two adapters."""
+
+    adapters: Any = ("v1", "v2")
+
+
+ADAPTERS = {"v1": ServedAdapter("11" * 32), "v2": ServedAdapter("22" * 32)}
+
+
+def adapted(default: str | None = "v2", **settings: Any) -> TestClient:
+    """A service whose answers are cut at once; v2 answers by default."""
+    given = {"adapters": ADAPTERS, "default_adapter": default, "request_seconds": 0.0, **settings}
+    return client_of(Adapted("휴식"), **given)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answers", "fingerprint"),
+    [
+        ({}, "v2", "abababababab-222222222222"),
+        ({"model": "tiny"}, "tiny", "abababababab"),
+        ({"model": "v1"}, "v1", "abababababab-111111111111"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_default_adapter_answers_who_names_no_model(
+    path: str, asked: Any, answers: str, fingerprint: str
+) -> None:
+    client = adapted()
+    body = client.post(path, json={**ENDPOINTS[path], **asked}).json()
+    assert (body["model"], body["system_fingerprint"]) == (answers, fingerprint)
+    [request] = client.app.state.engine.asked  # type: ignore[attr-defined]
+    assert request.adapter == (None if answers == "tiny" else answers)
+
+
+def test_first_of_the_models_is_the_one_that_answers_by_default() -> None:
+    for default, first in ((None, "tiny"), ("v2", "v2")):
+        listed = [model["id"] for model in adapted(default).get("/v1/models").json()["data"]]
+        assert (listed[0], sorted(listed)) == (first, ["tiny", "v1", "v2"])
+        assert adapted(default).get("/v1/models/tiny").json()["id"] == "tiny"
+
+
+def test_unknown_model_is_not_answered_by_the_default_adapter() -> None:
+    answer = chat(adapted(), model="v3")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert "there is v2, tiny, v1" in answer.json()["error"]["message"]
+
+
+def test_health_names_the_default_adapter() -> None:
+    body = adapted().get("/readyz").json()
+    assert (body["model"], body["adapter"], body["sha256"]) == ("v2", "v2", "ab" * 32)
+    assert body["adapter_sha256"] == "22" * 32
 
 
 @pytest.mark.parametrize("why", ["loading", "draining"])

@@ -31,7 +31,8 @@ $("key").addEventListener("close", () => { if (!$("key").open) closeKey?.(false)
 // About the model
 
 const describe = (status) => {
-  for (const name of ["model", "version", "sha256"]) $(`about-${name}`).textContent = status[name];
+  for (const name of ["model", "version", "sha256", "adapter_sha256"]) $(`about-${name}`).textContent = status[name];
+  for (const row of document.querySelectorAll(".about-adapter")) row.hidden = !status.adapter;
   const words = { true: WORDS.verified, false: WORDS.unverified }[status.verified] ?? WORDS.unknown;
   put($("about-verified"), words);
   put($("about-calibrated"), status.calibrated ? WORDS.calibrated : WORDS.uncalibrated);

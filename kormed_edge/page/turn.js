@@ -132,12 +132,14 @@ export class Turn {
     const { ko, en } = WORDS.stopped;
     const lines = [this.question, "", this.text.data];
     if (!this.whole) return [...lines, "", lang === "en" ? en : ko].join("\n");
-    const { confidence, warnings, model, sha256, notice, guidelines_note: note } = this.whole;
+    const { confidence, warnings, model, sha256, adapter_sha256: adapter, notice, guidelines_note: note } = this.whole;
     if (confidence !== null) lines.push(WORDS.confidence(this.whole)[lang]);
     if (warnings.length) lines.push(`⚠ ${WORDS.uncertain[lang]}`);
     for (const warning of warnings) lines.push(`- ${withoutHead(warning)[lang]}`);
     for (const passage of this.passages) lines.push("", `[${passage.number}] ${placeOf(passage)[lang]}`, passage.text);
     if (note) lines.push("", note[lang]);
-    return [...lines, "", notice, `${model} · SHA-256 ${sha256}`].join("\n");
+    lines.push("", notice, `${model} · SHA-256 ${sha256}`);
+    if (adapter) lines.push(`${WORDS.adapter[lang]} · SHA-256 ${adapter}`);
+    return lines.join("\n");
   }
 }

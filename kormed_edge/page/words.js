@@ -102,6 +102,7 @@ export const WORDS = {
   yes: { ko: "예", en: "yes" },
   no: { ko: "아니요", en: "no" },
   calibrated: { ko: "보정됨", en: "calibrated" },
+  adapter: { ko: "어댑터", en: "adapter" },
   uncalibrated: { ko: "보정되지 않음", en: "not calibrated" },
   unknown: { ko: "알 수 없음", en: "unknown" },
 };
