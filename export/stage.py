@@ -11,7 +11,6 @@ from export.imatrix import ImportanceMatrix
 from export.logits import Answer
 from export.parity import (
     FIXED_PROMPT,
-    LIMITS,
     LogitComparison,
     check_generation,
     check_logits,
@@ -172,7 +171,9 @@ class Export:
 
     def _compare_with_hf(self, name: str, answers: Sequence[Answer], onto: str) -> None:
         drift = compare_answers_with_hf(self.base, self.adapter, answers, onto=onto)
-        self.checks.append(check_logits(f"Hugging Face → {name}", drift, LIMITS["BF16"]))
+        self.checks.append(
+            check_logits(f"Hugging Face → {name}", drift, limits_of("BF16", self.config.max_kld))
+        )
         self.checks.append(check_generation(f"Hugging Face → {name}", drift))
 
     def _compare_type(

@@ -239,10 +239,10 @@ def assert_each_arm_is_answered_by_its_model(run: Path) -> None:
 
 
 def test_export_that_fails_parity_is_marked_as_failed(copied: Path, base: Path) -> None:
-    limit = ("--set", "export.max_kld={Q8_0: 0}")
+    limit = ("--set", "export.max_kld={Q8_0: 0, BF16: 0}")
     result = kormed(copied.parent, "export", *limit, base=base)
     assert result.exit_code == 1
-    assert "parity failed: logits bf16 → Q8_0" in result.output
+    assert "parity failed: logits Hugging Face → bf16, logits bf16 → Q8_0" in result.output
     assert not (copied / "gguf").exists()
     failed = {path.name for path in (copied / "gguf.failed").iterdir()}
     assert "mini-Q8_0.gguf.failed" in failed
