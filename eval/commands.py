@@ -89,7 +89,7 @@ def verify_command(
 
 def evaluate(options: RunOptions) -> None:
     from eval.answering import answer_all
-    from eval.arms import choose_arms, lora_files
+    from eval.arms import choose_arms
     from eval.calibration_step import calibrate_arms, choose_calibrated, measure_arms
     from eval.protocol import kit
 
@@ -97,10 +97,9 @@ def evaluate(options: RunOptions) -> None:
     options.show("eval")
     gguf = require_stage(options.run, "gguf")
     arms = choose_arms(config.arms, options.run)
-    under = {arm: file for arm, file in lora_files(options.run).items() if arm in arms}
     calibrated = choose_calibrated(config, arms, options.run)
     encoder = _encoder(config)
-    settings = {"eval": config.model_dump(mode="json")}
+    settings = {"eval": config.model_dump(mode="json")} | _under(options.run, arms)
     with open_stage(
         options.run, "eval", settings, inputs=["data", "adapter", "gguf"],
         resumable=True, force=options.force,
@@ -111,8 +110,6 @@ def evaluate(options: RunOptions) -> None:
         source = read_manifest(gguf)
         draft.base, draft.seed = source.base, source.seed
         draft.facts["arms"] = arms
-        if under:
-            draft.facts[UNDER] = {arm: sha256_file(file) for arm, file in under.items()}
         records = choose_records(read_records(options.run / "data" / "test.jsonl"), config)
         answer_all(
             options.run, arms, records, kit(config.max_new_tokens), draft.folder,
@@ -128,6 +125,15 @@ def evaluate(options: RunOptions) -> None:
         write_json(
             draft.folder / "verdict.json", decide_from_files(options.run, draft.folder, config)
         )
+
+
+def _under(run: Path, arms: list[str]) -> dict[str, dict[str, str]]:
+    """The models of other runs that answer with this one's adapter over them; with another one an
+    evaluation begins anew."""
+    from eval.arms import lora_files
+
+    files = {arm: file for arm, file in lora_files(run).items() if arm in arms}
+    return {UNDER: {arm: sha256_file(file) for arm, file in files.items()}} if files else {}
 
 
 def _encoder(config: EvalConfig) -> Path | None:

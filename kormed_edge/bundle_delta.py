@@ -109,12 +109,13 @@ def _read_base(
 
 
 def _sets(order: Order, arm: str, model: str) -> dict[AcceptanceSet, bytes]:
-    """The answers of the arm that an update is, as acceptance sets; none if it was not evaluated.
+    """The answers of the arm that an update is, as acceptance sets; of an unverified one that was
+    not evaluated none.
 
     `BundleError` if what answered under the adapter was another model than the base's.
     """
     answered = read_manifest(require_stage(order.run, "eval")).settings.get(UNDER, {}).get(arm)
-    if answered is None:
+    if answered is None and order.unverified:
         return {}
     if answered != model:
         raise BundleError(

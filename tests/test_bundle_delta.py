@@ -90,6 +90,15 @@ def test_answers_over_another_model_are_refused(workshop: Workshop) -> None:
         workshop.update(base, under="ab" * 32)
 
 
+def test_update_that_does_not_say_what_answered_is_not_verified(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_delta, "decide_gate", lambda *_: PASSED)
+    base = workshop.bundle("3")
+    with pytest.raises(BundleError, match="was answered with another model, None"):
+        workshop.update(base, unverified=False)
+
+
 def test_base_must_be_whole_and_by_the_same_key(workshop: Workshop) -> None:
     base = workshop.bundle("3")
     flip(base / "model/demo-Q4_K_M.gguf")
