@@ -20,7 +20,7 @@ from eval.answering import answer_all
 from eval.arms import HuggingFaceArms, choose_arms
 from kormed_edge.cli import main
 from kormed_edge.errors import KormedError
-from kormed_edge.manifest import manifest_hash, read_manifest
+from kormed_edge.manifest import manifest_hash, read_manifest, sha256_file
 from kormed_edge.records import read_records
 
 pytestmark = pytest.mark.slow
@@ -236,6 +236,20 @@ def assert_each_arm_is_answered_by_its_model(run: Path) -> None:
         arms = ("merged", "adapter", "base")
         answer_all(run, arms, records, protocol.kit(2), run / "answers", batch_size=1, slots=1)
     assert used == {"merged": False, "adapter": True, "base": True}
+
+
+def test_adapter_trained_on_an_export_is_evaluated_over_it(finished: Path, tmp_path: Path) -> None:
+    exported, arm = finished / "gguf", "lora:Q8_0"
+    chosen = (f"eval.arms=[adapter, {arm}]", f"eval.gate.candidate={arm}")
+    more = [part for setting in chosen for part in ("--set", setting)]
+    for command in STAGES:
+        result = kormed(tmp_path, command, *more, base=exported / "mini-bf16.gguf")
+        assert result.exit_code == 0, result.output
+    evaluated = read_manifest(tmp_path / "mini" / "eval")
+    assert evaluated.settings["under"] == {arm: sha256_file(exported / "mini-Q8_0.gguf")}
+    assert {"lora-Q8_0.jsonl", "calibration-lora-Q8_0.json"} <= set(evaluated.files)
+    page = (tmp_path / "mini" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "adapter.gguf" in page
 
 
 def test_export_that_fails_parity_is_marked_as_failed(copied: Path, base: Path) -> None:
