@@ -29,7 +29,7 @@ QUESTION = "급성 충수염에서 압통이 가장 심한 곳은 어디인가?"
 ASK = f"""
 from http.client import HTTPConnection
 import json
-service = HTTPConnection("127.0.0.1", 8080, timeout=120)
+service = HTTPConnection("127.0.0.1", 8080, timeout=240)
 service.request("POST", "/v1/ask", json.dumps({{"question": "{QUESTION}"}}),
                 {{"Content-Type": "application/json"}})
 response = service.getresponse()
@@ -63,11 +63,11 @@ MAX_BYTES = 550_000_000
 Start = Callable[..., str]
 
 
-def docker(*arguments: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+def docker(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run([DOCKER, *arguments], capture_output=True, text=True, timeout=timeout)
 
 
-def output(*arguments: str, timeout: float = 180) -> str:
+def output(*arguments: str, timeout: float = 300) -> str:
     done = docker(*arguments, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

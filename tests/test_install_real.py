@@ -32,7 +32,7 @@ ITEMS = 8
 ASK = """
 from http.client import HTTPConnection
 import json, sys
-service = HTTPConnection("127.0.0.1", 8080, timeout=120)
+service = HTTPConnection("127.0.0.1", 8080, timeout=240)
 body = {"messages": [{"role": "user", "content": "급성 충수염에서 압통이 가장 심한 곳은?"}],
         "max_tokens": 16, "temperature": 0, **({"model": sys.argv[1]} if sys.argv[1:] else {})}
 service.request("POST", "/v1/chat/completions", json.dumps(body),
