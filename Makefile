@@ -88,7 +88,7 @@ install-test: $(READY) ## bundle runs/RUN, install it offline, ask, verify, upda
 
 train-image-test: ## the demo in the training image, without a network; its base is the one of `make demo`
 	$(DOCKER) run --rm --network none --cap-drop ALL --security-opt no-new-privileges --user "$$(id -u):$$(id -g)" \
-	  -v "$${KORMED_HOME:-$$HOME/.cache/kormed}:/cache/kormed" -v "$(CURDIR)/runs:/runs" \
+	  --tmpfs /cache:exec,mode=1777 -v "$${KORMED_HOME:-$$HOME/.cache/kormed}:/cache/kormed" -v "$(CURDIR)/runs:/runs" \
 	  kormed-train demo --run image-demo --config configs/demo.yaml
 
 bundle: $(READY) ## pack and sign runs/RUN with the edge image (TYPE=Q4_K_M BUNDLE_VERSION=1 KEY=kormed.key)
