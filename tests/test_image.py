@@ -53,7 +53,7 @@ tools = [t for t in ("cc", "gcc", "g++", "clang", "c++", "cmake", "make", "pip")
 print(json.dumps({"uid": os.getuid(), "packages": names, "tools": tools}))
 """
 # The only places where anything can be written: a folder in memory, for keys, index and reports.
-HOME = ("--tmpfs=/site:uid=10001,gid=10001,mode=700", "--env=KORMED_HOME=/site")
+HOME = ("--tmpfs=/site:mode=1777", "--env=KORMED_HOME=/site/home")
 GUIDELINE = "소아 아나필락시스에는 지어낸 약 가나다 0.01 mg/kg을 근육 주사한다."
 INDEX_AND_SEARCH = (
     "import subprocess; r = lambda *w: subprocess.run(['kormed', 'guidelines', *w], check=True);"
