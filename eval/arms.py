@@ -98,8 +98,9 @@ def answer_with_gguf(
     prefix = [SYSTEM_MESSAGE] if protocol.chat else []
     adapters = {} if adapter is None else {_OVER: adapter}
     with Engine(
-        model, adapters=adapters, context=context, slots=slots, reuse=False, prefix=prefix
-    ) as engine:
+        model, adapters=adapters, context=context, slots=slots, reuse=False, prefix=prefix,
+        prefix_adapter=next(iter(adapters), None),
+    ) as engine:  # fmt: skip
         size = slots * GROUP_TURNS
         for start in range(0, len(records), size):
             group = records[start : start + size]
