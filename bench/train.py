@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 VARIANTS = ("trl", "paper", "rtx16")
 WARM = 4
 SAMPLES_PER_STEP = 16
+# As `kormed` does; TRL has it too.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 

@@ -116,6 +116,18 @@ def test_kormed_runs_is_where_runs_are(tmp_path: Path, monkeypatch: pytest.Monke
     assert f"{tmp_path}/elsewhere/x does not exist" in kormed("verify", "--run", "x").stderr
 
 
+def test_allocator_is_chosen_before_torch_is_imported() -> None:
+    code = (
+        "import os, sys; from kormed_edge.cli import main\n"
+        "main(['train', '--run', 'none'], standalone_mode=False)\n"
+        "print('torch' in sys.modules, os.environ.get('PYTORCH_ALLOC_CONF'))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTORCH_ALLOC_CONF"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == "False expandable_segments:True\n", done.stderr
+
+
 def test_debug_brings_the_traceback_back(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kormed_edge.cli", "verify", "--run", "x"]
     environment = os.environ | {"KORMED_RUNS": str(tmp_path)}
